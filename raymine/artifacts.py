@@ -1,0 +1,306 @@
+"""Steps, and the folders of what they made.
+
+A step is a pure function of (inputs, config, code version). It is cut into tasks, one output shard (or a few) each. Its
+folder is named by its fingerprint, which covers everything that all its tasks share; a task's key covers what only this
+task reads. So a task whose shard, config and model have not changed is found again, in this round or a later one,
+and appending documents adds tasks and redoes none.
+
+    artifacts/<step>-<fingerprint>/<key>.parquet ...        outputs (or elsewhere, where a step names another folder)
+    artifacts/<step>-<fingerprint>/done/<key>.json          written after its outputs: rows, checksums, ledger row
+    artifacts/<step>-<fingerprint>/record-<tasks>.json      all of them in one file, written last: the step is done
+
+A run that died anywhere finds the markers and redoes only the tasks that were in flight.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from raymine import storage
+from raymine.errors import InputError, too_many
+from raymine.fingerprint import fingerprint
+from raymine.storage import Shard
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of a step takes, and how many workers there are. Never part of a fingerprint.
+
+    Args:
+        cpus: CPUs (and threads) of one worker.
+        gpus: GPUs of one worker.
+        actors: number of workers that keep a loaded stage; None: as many as fit, 0: no state worth keeping, so
+            the step runs as plain tasks.
+    """
+
+    cpus: int = 1
+    gpus: float = 0
+    actors: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work: paths, row ranges and numbers, never rows.
+
+    Args:
+        key: names the task inside its step; covers the content that only this task reads.
+        inputs: JSON-like; what the stage needs to find its input.
+        output: path prefix of the outputs, without extension (filled in by `Artifacts.run`).
+        shard: ordinal, for the ledger.
+    """
+
+    key: str
+    inputs: dict[str, Any]
+    output: str = ""
+    shard: int = 0
+
+
+@dataclass
+class Record:
+    """What a stage did for one task.
+
+    `problems` are faults of the user's input, one line each: the task is then not done, the others go on, and the
+    step ends with one error that lists them. `info` is for small facts that later steps need (JSON-like).
+    """
+
+    outputs: list[Shard] = field(default_factory=list)
+    rows_in: int = 0
+    rows_out: int = 0
+    tokens: int = 0
+    bytes_in: int = 0
+    cache_hits: int = 0
+    device: str = "cpu"
+    device_s: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Stage(Protocol):
+    """The contract of a stage: `__init__` loads what is expensive, a call does one task.
+
+    `calls_in_flight` calls may run at once in one worker's threads (2: one task is read while another computes).
+    """
+
+    calls_in_flight: int
+
+    def __call__(self, task: Task) -> Record: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a round.
+
+    Args:
+        name: e.g. embed_documents.
+        stage: class of the stage; its VERSION counts in the fingerprint and is raised when its output changes.
+        settings: keyword arguments of `stage.__init__`; must pickle.
+        identity: JSON-like; everything that decides the outputs of all tasks: config, contents of shared inputs.
+        tasks: the work.
+        resources: see Resources.
+        folder: where the outputs go if not into the artifact's folder.
+        unit: what a row of progress is, e.g. documents.
+    """
+
+    name: str
+    stage: Callable[..., Stage]
+    settings: dict[str, Any]
+    identity: Any
+    tasks: Sequence[Task]
+    resources: Resources = Resources()
+    folder: str = ""
+    unit: str = "rows"
+
+    @property
+    def fingerprint(self) -> str:
+        version = getattr(self.stage, "VERSION", 1)
+        return fingerprint({"step": self.name, "version": version, "identity": self.identity, "folder": self.folder})
+
+
+@dataclass(frozen=True)
+class Done:
+    """One finished task: its outputs (absolute paths), info and ledger figures."""
+
+    key: str
+    outputs: list[Shard]
+    info: dict[str, Any]
+    ledger: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A finished step: its tasks' results in the order of the step's tasks."""
+
+    step: Step
+    done: list[Done]
+    num_reused: int
+    wall_s: float
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All output shards, in task order."""
+        return [shard for done in self.done for shard in done.outputs]
+
+
+class Work:
+    """One worker's share of a step: builds the stage once, then runs tasks and marks each as done.
+
+    Both executors run exactly this.
+    """
+
+    def __init__(self, step: Step, workspace: str, run: dict[str, Any]) -> None:
+        self.step, self.workspace, self.run = step, workspace, run
+        self.stage = step.stage(**step.settings)
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        """Runs one task.
+
+        Returns:
+            The marker, as written; or, for a fault of the user's input, {"problems": [...]} and no marker.
+        """
+        started_at, begin = time.time(), time.perf_counter()
+        record = self.stage(task)
+        if record.problems:
+            return {"key": task.key, "problems": record.problems}
+        wall_s = time.perf_counter() - begin
+        outputs = [
+            {**shard.to_json(), "path": storage.relative(shard.path, self.workspace)} for shard in record.outputs
+        ]
+        figures = asdict(record)
+        for name in ("outputs", "problems", "info"):
+            del figures[name]
+        ledger = {
+            **self.run,
+            "step": self.step.name,
+            "shard": task.shard,
+            "started_at": started_at,
+            "wall_s": wall_s,
+            "cpus": self.step.resources.cpus,
+            "gpus": self.step.resources.gpus,
+            "bytes_out": sum(shard.num_bytes for shard in record.outputs),
+            **figures,
+        }
+        marker = {"key": task.key, "outputs": outputs, "info": record.info, "ledger": ledger}
+        storage.write_json(marker_path(self.workspace, self.step, task.key), marker)
+        return marker
+
+
+class Executor(Protocol):
+    """Runs the tasks of a step somewhere, in any order, and yields their markers as they come."""
+
+    name: str
+
+    def run(
+        self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]
+    ) -> Iterator[dict[str, Any]]: ...
+
+
+def step_folder(workspace: str, step: Step) -> str:
+    return storage.join(workspace, "artifacts", f"{step.name}-{step.fingerprint}")
+
+
+def marker_path(workspace: str, step: Step, key: str) -> str:
+    return storage.join(step_folder(workspace, step), "done", f"{key}.json")
+
+
+class Watcher(Protocol):
+    """Is told how a step goes (progress bars, plain lines, nothing)."""
+
+    def started(self, step: Step, num_done: int) -> None: ...
+    def task_done(self, step: Step, marker: dict[str, Any]) -> None: ...
+    def finished(self, result: StepResult) -> None: ...
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def started(self, step: Step, num_done: int) -> None:
+        return
+
+    def task_done(self, step: Step, marker: dict[str, Any]) -> None:
+        return
+
+    def finished(self, result: StepResult) -> None:
+        return
+
+
+class Artifacts:
+    """The artifacts of one workspace, and the running of steps into them.
+
+    Args:
+        workspace: folder or URL.
+        executor: where tasks run.
+        run: what every ledger row of this run carries (run_id, round).
+        watcher: is told how it goes.
+    """
+
+    def __init__(
+        self, workspace: str, executor: Executor, run: dict[str, Any], watcher: Watcher | None = None
+    ) -> None:
+        self.workspace, self.executor, self.run_facts = workspace, executor, run
+        self.watcher: Watcher = watcher or Silent()
+
+    def run(self, step: Step) -> StepResult:
+        """Finds the step's outputs or makes those that are missing.
+
+        Raises:
+            InputError: tasks found faults in the user's input; all other tasks are done and kept.
+        """
+        begin = time.perf_counter()
+        folder = step_folder(self.workspace, step)
+        record_path = storage.join(folder, f"record-{fingerprint([task.key for task in step.tasks])}.json")
+        known = self._known(step, folder, record_path)
+        missing = [task for task in step.tasks if task.key not in known]
+        self.watcher.started(step, len(step.tasks) - len(missing))
+        if missing:
+            self._run_missing(step, missing, known)
+            markers = [known[task.key] for task in step.tasks]
+            storage.write_json(record_path, {"step": step.name, "tasks": markers})
+        done = [self._to_done(known[task.key]) for task in step.tasks]
+        result = StepResult(step, done, len(step.tasks) - len(missing), time.perf_counter() - begin)
+        self.watcher.finished(result)
+        return result
+
+    def _known(self, step: Step, folder: str, record_path: str) -> dict[str, dict[str, Any]]:
+        """Markers of the tasks that are done and whose outputs are still there."""
+        files = set(storage.list_files(folder))
+        if step.folder:
+            files |= set(storage.list_files(storage.join(self.workspace, step.folder)))
+        if record_path in files:
+            markers = storage.read_json(record_path)["tasks"]
+        else:
+            wanted = {marker_path(self.workspace, step, task.key) for task in step.tasks}
+            markers = [storage.read_json(path) for path in sorted(wanted & files)]
+        return {
+            marker["key"]: marker
+            for marker in markers
+            if all(storage.join(self.workspace, output["path"]) in files for output in marker["outputs"])
+        }
+
+    def _run_missing(self, step: Step, missing: Sequence[Task], known: dict[str, dict[str, Any]]) -> None:
+        folder = storage.join(self.workspace, step.folder) if step.folder else step_folder(self.workspace, step)
+        ordinal = {task.key: number for number, task in enumerate(step.tasks)}
+        tasks = [
+            Task(task.key, task.inputs, storage.join(folder, task.key), ordinal[task.key]) for task in missing
+        ]
+        problems: list[str] = []
+        for marker in self.executor.run(step, tasks, lambda: Work(step, self.workspace, self.run_facts)):
+            problems += marker.get("problems", [])
+            known[marker["key"]] = marker
+            self.watcher.task_done(step, marker)
+        if problems:
+            raise InputError(too_many(sorted(problems)))
+
+    def _to_done(self, marker: dict[str, Any]) -> Done:
+        outputs = [
+            Shard(**{**output, "path": storage.join(self.workspace, output["path"])}) for output in marker["outputs"]
+        ]
+        return Done(marker["key"], outputs, marker["info"], marker["ledger"])
+
+
+def task_key(*parts: Any) -> str:
+    """A task's key from what only this task reads (JSON-like; contents as hashes)."""
+    return fingerprint(json.loads(json.dumps(parts)))

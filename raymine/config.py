@@ -1,0 +1,589 @@
+"""The config of a round: one frozen pydantic model per stage, YAML in, errors that say what to write instead.
+
+Names are the field's own. Everything but `cost` and `resources` counts in the fingerprints. An unknown key is an error
+that lists the valid ones. Paths are relative to the config file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raymine import storage
+from raymine.errors import ConfigError
+
+Score = Literal["teacher", "dense", "bm25", "run"]
+Similarity = Literal["cosine", "dot"]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextSource(Section):
+    """Where documents or queries come from, and which columns hold what.
+
+    Args:
+        path: file, folder or URL: jsonl(.gz/.zst), Parquet (file or folder), BEIR folder, HF dataset on disk, or
+            null where there are only vectors.
+        format: how to read it; auto goes by the name.
+        id_column: column of the ids (unique strings or integers).
+        text_column: column of the texts; null where the rows have only vectors.
+        title_column: put before the text, with one blank, where a row has it; null to leave it out.
+        vector_column: Parquet list column with precomputed vectors.
+        vectors: .npy file [n, dim] with one precomputed vector per row of `path`; with no `path`, ids are the row numbers.
+    """
+
+    path: str | None = None
+    format: Literal["auto", "jsonl", "parquet", "beir", "hf"] = "auto"
+    id_column: str = "_id"
+    text_column: str | None = "text"
+    title_column: str | None = "title"
+    vector_column: str | None = None
+    vectors: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> TextSource:
+        if self.path is None and self.vectors is None:
+            raise ValueError("give `path` (texts), `vectors` (.npy), or both")
+        if self.vectors is not None and self.vector_column is not None:
+            raise ValueError("give `vectors` (a .npy file) or `vector_column` (a Parquet column), not both")
+        return self
+
+    @property
+    def has_vectors(self) -> bool:
+        return self.vectors is not None or self.vector_column is not None
+
+
+class CorpusConfig(TextSource):
+    """The documents. `shard_documents`: documents per shard, the unit of work and of resume."""
+
+    shard_documents: int = Field(default=16384, ge=1)
+
+
+class QueriesConfig(TextSource):
+    """The queries. `block_queries`: queries per block, in which hits are merged and filters run."""
+
+    block_queries: int = Field(default=8192, ge=1)
+
+
+class PositivesConfig(Section):
+    """The labelled relevant pairs: judgements by id, or a file of texts.
+
+    Args:
+        path: qrels TSV, or jsonl/Parquet with columns of ids, or (with `query_column` and `positive_column`) with texts.
+        format: how to read it; auto goes by the name.
+        query_id_column: column of the query ids.
+        doc_id_column: column of the document ids.
+        relevance_column: column of the judgements (integers; above 0 is positive); null: every row is positive.
+        query_column: column of query texts; then `queries` is left out, and ids are made from the texts.
+        positive_column: column of positive texts, which are added to the corpus (or are the corpus, if none is given).
+    """
+
+    path: str
+    format: Literal["auto", "tsv", "jsonl", "parquet"] = "auto"
+    query_id_column: str = "query-id"
+    doc_id_column: str = "corpus-id"
+    relevance_column: str | None = "score"
+    query_column: str | None = None
+    positive_column: str | None = None
+
+    @model_validator(mode="after")
+    def _both_text_columns(self) -> PositivesConfig:
+        if (self.query_column is None) != (self.positive_column is None):
+            raise ValueError("`query_column` and `positive_column` go together")
+        return self
+
+    @property
+    def has_texts(self) -> bool:
+        return self.query_column is not None
+
+
+class EmbedConfig(Section):
+    """The embedder.
+
+    Args:
+        model: sentence-transformers model, by hub name, folder or URL.
+        revision: of a hub model.
+        trust_remote_code: run code that comes with the model.
+        query_prompt: text put before each query.
+        document_prompt: text put before each document.
+        query_prompt_name: prompt of the model's own, by name, instead of query_prompt.
+        document_prompt_name: likewise for documents.
+        max_length: tokens per text; null: the model's own.
+        dtype: number format in which the model computes.
+        similarity: cosine (vectors are normalised) or dot; null: the model's own.
+        store: number format of the stored vectors.
+        batch_tokens: padded tokens per batch.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    query_prompt_name: str | None = None
+    document_prompt_name: str | None = None
+    max_length: int | None = Field(default=None, ge=1)
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    similarity: Similarity | None = None
+    store: Literal["float16", "float32"] = "float16"
+    batch_tokens: int = Field(default=16384, ge=1)
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedConfig:
+        for side in ("query", "document"):
+            if getattr(self, f"{side}_prompt") is not None and getattr(self, f"{side}_prompt_name") is not None:
+                raise ValueError(f"give `{side}_prompt` (a text) or `{side}_prompt_name` (the model's own), not both")
+        return self
+
+
+class IndexConfig(Section):
+    """The dense index.
+
+    Args:
+        kind: exact, ivfpq, or auto (exact below `auto_exact_documents`).
+        auto_exact_documents: largest corpus that auto searches exactly.
+        part_documents: documents per part.
+        nlist: coarse centroids; null: 4 sqrt(n), at most n / 39.
+        nprobe: centroids searched per query.
+        overfetch: hits fetched by codes per hit kept after exact re-scoring.
+        code_dims: vector dimensions per 4-bit code.
+        train_documents: documents sampled for training at most.
+    """
+
+    kind: Literal["auto", "exact", "ivfpq"] = "auto"
+    auto_exact_documents: int = Field(default=2_000_000, ge=1)
+    part_documents: int = Field(default=131072, ge=1)
+    nlist: int | None = Field(default=None, ge=1)
+    nprobe: int = Field(default=64, ge=1)
+    overfetch: int = Field(default=4, ge=1)
+    code_dims: int = Field(default=4, ge=1)
+    train_documents: int = Field(default=500_000, ge=1)
+
+
+class DenseConfig(Section):
+    """Candidates from the embedder: `k` per query."""
+
+    k: int = Field(default=200, ge=1)
+
+
+class Bm25Config(Section):
+    """Candidates from BM25.
+
+    Args:
+        k: per query.
+        method: lucene, robertson, atire, bm25l, bm25+ as in bm25s, or okapi (rank-bm25's BM25Okapi).
+        k1, b, delta: parameters; delta for bm25l and bm25+ only.
+        stopwords: language of a stop word list (english), or null.
+        stemmer: language of a Snowball stemmer (needs PyStemmer), or null.
+        part_documents: documents per part.
+    """
+
+    k: int = Field(default=100, ge=1)
+    method: Literal["lucene", "robertson", "atire", "bm25l", "bm25+", "okapi"] = "lucene"
+    k1: float = Field(default=1.5, ge=0)
+    b: float = Field(default=0.75, ge=0, le=1)
+    delta: float = Field(default=0.5, ge=0)
+    stopwords: Literal["english"] | None = "english"
+    stemmer: str | None = None
+    part_documents: int = Field(default=262144, ge=1)
+
+
+class RandomConfig(Section):
+    """Candidates drawn from the whole corpus, seeded by (seed, query id)."""
+
+    k: int = Field(default=10, ge=1)
+
+
+class RunConfig(Section):
+    """Candidates from a TREC run file (`qid Q0 docid rank score tag`): the best `k` per query by score."""
+
+    path: str
+    k: int = Field(default=100, ge=1)
+
+
+class RetrieveConfig(Section):
+    """Where candidates come from; at least one source."""
+
+    dense: DenseConfig | None = None
+    bm25: Bm25Config | None = None
+    random: RandomConfig | None = None
+    run: RunConfig | None = None
+
+    @model_validator(mode="after")
+    def _any(self) -> RetrieveConfig:
+        if not self.sources:
+            raise ValueError("name at least one source of candidates: dense, bm25, random or run")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        return [name for name in ("dense", "bm25", "random", "run") if getattr(self, name) is not None]
+
+
+class RescoreConfig(Section):
+    """The teacher: a sentence-transformers CrossEncoder.
+
+    Args:
+        model: by hub name, folder or URL.
+        revision: of a hub model.
+        trust_remote_code: run code that comes with the model.
+        activation: raw (the logit) or model (the model's own activation, e.g. a sigmoid).
+        max_length: tokens per pair; null: the model's own.
+        dtype: number format in which the model computes.
+        batch_tokens: padded tokens per batch.
+    """
+
+    model: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    activation: Literal["raw", "model"] = "raw"
+    max_length: int | None = Field(default=None, ge=1)
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    batch_tokens: int = Field(default=16384, ge=1)
+
+
+class MaxScore(Section):
+    """Drops candidates that score above `value`."""
+
+    kind: Literal["max_score"]
+    value: float
+    score: Score | None = None
+
+
+class MinScore(Section):
+    """Drops candidates that score below `value` (one without that score is below any value)."""
+
+    kind: Literal["min_score"]
+    value: float
+    score: Score | None = None
+
+
+class MaxRelativeScore(Section):
+    """Drops candidates above p - |p| (1 - of_positive), p being the positive's score (sign-safe).
+
+    `against`: min (the lowest positive of the query), max, or each (a candidate goes with each positive it passes for).
+    """
+
+    kind: Literal["max_relative_score"]
+    of_positive: float = Field(default=0.95, gt=0, le=1)
+    against: Literal["min", "max", "each"] = "min"
+    score: Score | None = None
+
+
+class Margin(Section):
+    """Drops candidates that score above the positive's score minus `value`."""
+
+    kind: Literal["margin"]
+    value: float
+    against: Literal["min", "max", "each"] = "min"
+    score: Score | None = None
+
+
+class SkipTop(Section):
+    """Drops the first `n` ranks of a source (raw ranks, before any other filter)."""
+
+    kind: Literal["skip_top"]
+    n: int = Field(ge=0)
+    source: Literal["dense", "bm25", "run"] = "dense"
+
+
+class RankRange(Section):
+    """Keeps only ranks start <= rank < stop of a source (raw ranks); what the source did not find is dropped."""
+
+    kind: Literal["rank_range"]
+    start: int = Field(default=0, ge=0)
+    stop: int = Field(ge=1)
+    source: Literal["dense", "bm25", "run"] = "dense"
+
+
+FilterConfig = Annotated[
+    Union[MaxScore, MinScore, MaxRelativeScore, Margin, SkipTop, RankRange],  # noqa: UP007
+    Field(discriminator="kind"),
+]
+
+
+class SampleConfig(Section):
+    """How negatives are sampled from the kept candidates.
+
+    Args:
+        n: negatives per query.
+        strategy: top (best score first) or random (seeded by seed, round and query id).
+        score: what top goes by; null: the teacher's if there is one, else the first source's.
+        shortfall: what to do with a query that gets fewer than n: keep it, drop it, or stop with an error.
+        semi_hard_margin: a negative scoring within this share of the positive's score is semi_hard, below it hard.
+    """
+
+    n: int = Field(default=8, ge=1, le=32767)
+    strategy: Literal["top", "random"] = "top"
+    score: Score | None = None
+    shortfall: Literal["keep", "drop", "error"] = "keep"
+    semi_hard_margin: float = Field(default=0.05, ge=0)
+
+
+class SelectConfig(Section):
+    """Which candidates are kept and which of them become negatives."""
+
+    filters: tuple[FilterConfig, ...] = ()
+    sample: SampleConfig = SampleConfig()
+
+
+class WriteConfig(Section):
+    """Which training formats are written, and whether with scores.
+
+    `score`: which score goes into the shards; null: the teacher's if there is one, else the dense one.
+    """
+
+    formats: tuple[Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "flagembedding"], ...] = ("triplet",)
+    scores: bool = False
+    score: Score | None = None
+
+
+class CostConfig(Section):
+    """Prices; null: not priced."""
+
+    gpu_hour_usd: float | None = Field(default=None, ge=0)
+    cpu_hour_usd: float | None = Field(default=None, ge=0)
+
+
+class WorkerConfig(Section):
+    """Workers of a stage: how many, and CPUs and GPUs of each; null: chosen from the cluster."""
+
+    actors: int | None = Field(default=None, ge=1)
+    cpus: int = Field(default=1, ge=1)
+    gpus: float | None = Field(default=None, ge=0)
+
+
+class ResourcesConfig(Section):
+    """How a round runs. Never part of a fingerprint."""
+
+    memory_gb: float = Field(default=2, gt=0)
+    embed: WorkerConfig = WorkerConfig()
+    index: WorkerConfig = WorkerConfig()
+    rescore: WorkerConfig = WorkerConfig()
+
+
+class Config(Section):
+    """One round's config. See the sections for their keys."""
+
+    seed: int = 0
+    corpus: CorpusConfig | None = None
+    queries: QueriesConfig | None = None
+    positives: PositivesConfig
+    exclude: tuple[str, ...] = ()
+    embed: EmbedConfig | None = None
+    index: IndexConfig = IndexConfig()
+    retrieve: RetrieveConfig
+    rescore: RescoreConfig | None = None
+    select: SelectConfig = SelectConfig()
+    write: WriteConfig = WriteConfig()
+    cost: CostConfig = CostConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.positives.has_texts:
+            if self.queries is not None:
+                raise ValueError("`positives` with `query_column` makes its own queries: leave `queries` out")
+            if self.corpus is not None and self.corpus.text_column is None:
+                raise ValueError("`positives` with texts needs a corpus with texts (or none)")
+        elif self.corpus is None or self.queries is None:
+            raise ValueError("`corpus` and `queries` are needed unless `positives` has query_column and positive_column")
+        self._check_vectors()
+        self._check_scores()
+        return self
+
+    def _check_vectors(self) -> None:
+        has_vectors = [part.has_vectors for part in (self.corpus, self.queries) if part is not None]
+        model = self.embed.model if self.embed else None
+        if any(has_vectors) and not (all(has_vectors) and len(has_vectors) == 2):
+            raise ValueError("precomputed vectors must be given for the corpus and for the queries alike")
+        if any(has_vectors) and model:
+            raise ValueError("give precomputed vectors or `embed.model`, not both")
+        if self.retrieve.dense and not model and not any(has_vectors):
+            raise ValueError("`retrieve.dense` needs `embed.model` (or precomputed vectors)")
+        texts = [part for part in (self.corpus, self.queries) if part is not None and part.path is None]
+        if texts and (self.retrieve.bm25 or self.rescore):
+            raise ValueError("bm25 and rescore need texts: give `path` beside `vectors`")
+
+    def _check_scores(self) -> None:
+        known = {name for name in ("dense", "bm25", "run") if getattr(self.retrieve, name)}
+        known |= {"teacher"} if self.rescore else set()
+        known |= {"dense"} if self.has_embeddings else set()
+        asked = [(f"select.filters[{i}]", f) for i, f in enumerate(self.select.filters)]
+        for where, section in [*asked, ("select.sample", self.select.sample), ("write", self.write)]:
+            for name in (getattr(section, "score", None), getattr(section, "source", None)):
+                if name is not None and name not in known:
+                    raise ValueError(f"{where} asks for `{name}`, but the config has only {sorted(known)}")
+        needs_score = [where for where, f in asked if "score" in type(f).model_fields]
+        if needs_score and not known:
+            raise ValueError(f"{needs_score[0]} needs a score, but random candidates have none: add dense, bm25 or rescore")
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether documents and queries have vectors, from a model or precomputed."""
+        precomputed = self.corpus is not None and self.corpus.has_vectors
+        return precomputed or bool(self.embed and self.embed.model)
+
+    @property
+    def default_score(self) -> str | None:
+        """The score that filters and sampling go by unless told: the teacher's, else the best source's."""
+        if self.rescore:
+            return "teacher"
+        if self.has_embeddings:
+            return "dense"
+        return next((source for source in self.retrieve.sources if source != "random"), None)
+
+
+PATH_KEYS = (
+    ("corpus", "path"),
+    ("corpus", "vectors"),
+    ("queries", "path"),
+    ("queries", "vectors"),
+    ("positives", "path"),
+    ("retrieve", "run", "path"),
+)
+MODEL_KEYS = (("embed", "model"), ("rescore", "model"))
+
+
+def load_config(path: str, overrides: tuple[str, ...] = ()) -> Config:
+    """Reads a YAML config.
+
+    Args:
+        path: the file or URL.
+        overrides: "key.path=value" each; the value is YAML.
+
+    Returns:
+        The config, with every path absolute.
+
+    Raises:
+        ConfigError: unreadable, not YAML, an unknown key, a wrong value.
+    """
+    if not storage.exists(path):
+        raise ConfigError(f"{path}: no such config file", expected="a YAML file", fix="write one with `raymine init DIR`")
+    try:
+        raw = yaml.safe_load(storage.read_bytes(path).decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML", got=str(error), fix="mend the file") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a mapping", got=type(raw).__name__, expected="sections: corpus, queries, ...")
+    for override in overrides:
+        _override(raw, override)
+    base = storage.absolute(path).rsplit("/", 1)[0]
+    return make_config(_with_absolute_paths(raw, base), path)
+
+
+def make_config(raw: dict[str, Any], where: str = "config") -> Config:
+    """A config from plain values.
+
+    Raises:
+        ConfigError: an unknown key (lists the valid ones) or a wrong value.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail, where) for detail in error.errors())) from error
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}", got="no `=`", expected="key.path=value", fix="e.g. --set select.sample.n=4")
+    *parents, last = key.split(".")
+    section = raw
+    for name in parents:
+        inner = section.setdefault(name, {})
+        if inner is None:
+            inner = section[name] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}", got=f"{name} is {inner!r}", expected=f"{name} is a section")
+        section = inner
+    section[last] = yaml.safe_load(text)
+
+
+def _with_absolute_paths(raw: dict[str, Any], base: str) -> dict[str, Any]:
+    import copy
+
+    made = copy.deepcopy(raw)
+    for *parents, last in PATH_KEYS:
+        section = _section(made, parents)
+        if isinstance(section.get(last), str):
+            section[last] = storage.absolute(section[last], base)
+    for *parents, last in MODEL_KEYS:
+        section = _section(made, parents)
+        name = section.get(last)
+        # A hub name looks like a relative path: it is a path when it exists or begins with a dot.
+        if isinstance(name, str):
+            candidate = storage.absolute(name, base)
+            if storage.is_url(name) or name.startswith((".", "/", "~")) or storage.exists(candidate):
+                section[last] = candidate
+    if isinstance(made.get("exclude"), list):
+        made["exclude"] = [storage.absolute(p, base) if isinstance(p, str) else p for p in made["exclude"]]
+    return made
+
+
+def _section(raw: dict[str, Any], parents: list[str]) -> dict[str, Any]:
+    section: Any = raw
+    for name in parents:
+        section = section.get(name) if isinstance(section, dict) else None
+    return section if isinstance(section, dict) else {}
+
+
+def _explain(detail: Any, where: str) -> str:
+    location = [part for part in detail["loc"] if part not in FILTER_CLASSES]
+    name = ".".join(str(part) for part in location)
+    if detail["type"] == "extra_forbidden":
+        valid = ", ".join(_valid_keys(location[:-1], detail["loc"]))
+        return f"{where}: unknown key `{name}`\n  got: {location[-1]}\n  expected: one of {valid}\n  fix: correct or remove it"
+    if detail["type"] == "missing":
+        return f"{where}: `{name}` is missing\n  fix: add it"
+    message = detail["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(detail["input"], dict) else f"\n  got: {detail['input']!r}"
+    prefix = f"{where}: `{name}`" if name else where
+    return f"{prefix}: {message}{got}"
+
+
+FILTER_CLASSES = {
+    cls.model_fields["kind"].annotation.__args__[0]: cls  # type: ignore[union-attr]
+    for cls in (MaxScore, MinScore, MaxRelativeScore, Margin, SkipTop, RankRange)
+}
+
+
+def _valid_keys(location: list[Any], raw_location: Any) -> list[str]:
+    model: Any = Config
+    for part in location:
+        if part in FILTER_CLASSES:
+            continue
+        if isinstance(part, int):
+            named = next((p for p in raw_location if p in FILTER_CLASSES), None)
+            model = FILTER_CLASSES.get(named, model)
+            continue
+        model = _inner_model(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _inner_model(annotation: Any) -> Any:
+    for candidate in [annotation, *getattr(annotation, "__args__", ())]:
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return Config
+
+
+def dump_yaml(config: Config) -> str:
+    """The config as YAML, with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def write_yaml(config: Config, path: str) -> None:
+    storage.write_bytes(path, dump_yaml(config).encode())
+
+
+def config_folder(path: str) -> str:
+    """The folder in which a config's relative paths begin."""
+    return str(Path(path).parent) if storage.is_local(path) else path.rsplit("/", 1)[0]

@@ -1,0 +1,33 @@
+"""Runs steps in this process: starts at once, for small jobs, tests and debugging.
+
+One worker per step. Where a stage takes two calls in flight, one task is read while the other computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from raymine.artifacts import Step, Task, Work
+
+
+class LocalExecutor:
+    """Runs tasks one after the other, or `calls_in_flight` at a time in threads."""
+
+    name = "local"
+
+    def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
+        work = make_work()
+        if work.stage.calls_in_flight == 1:
+            yield from map(work, tasks)
+            return
+        waiting = iter(tasks)
+        with ThreadPoolExecutor(work.stage.calls_in_flight) as pool:
+            running: set[Future[dict[str, Any]]] = set()
+            for task in waiting:
+                running.add(pool.submit(work, task))
+                if len(running) == work.stage.calls_in_flight:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in finished)
+            yield from (future.result() for future in running)

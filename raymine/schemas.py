@@ -1,0 +1,252 @@
+"""Every Arrow schema that crosses a step, and `check`.
+
+Rows are dense int64 positions. Inside a file of the corpus or of embeddings they are implied or relative to the file,
+so that a file's bytes do not depend on what lies before it: doc_row = the shard's first_row + position. Ids of users
+(strings) live only in corpus, queries and the final outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+HASH_BYTES = 16
+
+# A shard of documents, position = doc_row - first_row. `text` is null where a document has only a vector, and empty
+# where its text is empty (never mined). `text_hash` is of the exact text (null text: of the id), `fold_hash` of the
+# text with case and white space folded: equal fold_hash means "the same text" to the duplicate filters.
+CORPUS = pa.schema(
+    [
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string()),
+        pa.field("text_hash", pa.binary(HASH_BYTES), nullable=False),
+        pa.field("fold_hash", pa.binary(HASH_BYTES), nullable=False),
+    ]
+)
+# A block of queries, position = query_row - first_row.
+QUERIES = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string()),
+        pa.field("text_hash", pa.binary(HASH_BYTES), nullable=False),
+    ]
+)
+# Sorted by (query_row, doc_row); one file per query block. `relevance` > 0. `fold_hash` is the document's.
+POSITIVES = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("relevance", pa.int32(), nullable=False),
+        pa.field("fold_hash", pa.binary(HASH_BYTES), nullable=False),
+    ]
+)
+# (query, document) pairs that must never be mined (evaluation judgements); one file per query block.
+EXCLUDED = pa.schema(
+    [pa.field("query_row", pa.int64(), nullable=False), pa.field("doc_row", pa.int64(), nullable=False)]
+)
+# What one source found: bucketed by query block, sorted by (query_row, rank).
+HITS = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("score", pa.float32()),
+    ]
+)
+# Pairs on their way to a pass over document shards (bucketed by document shard).
+PAIRS = EXCLUDED
+# What the pass over documents says of each pair (bucketed by query block). `dense_score` is null without embeddings.
+NOTES = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("fold_hash", pa.binary(HASH_BYTES), nullable=False),
+        pa.field("is_empty", pa.bool_(), nullable=False),
+        pa.field("dense_score", pa.float32()),
+    ]
+)
+# The teacher's scores of pairs (bucketed by query block).
+TEACHER_SCORES = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("teacher_score", pa.float32(), nullable=False),
+    ]
+)
+TEACHER_CACHE = pa.schema(
+    [
+        pa.field("query_hash", pa.binary(HASH_BYTES), nullable=False),
+        pa.field("doc_hash", pa.binary(HASH_BYTES), nullable=False),
+        pa.field("teacher_score", pa.float32(), nullable=False),
+    ]
+)
+# Texts of the selected documents, on their way to the writer (bucketed by query block).
+TEXTS = pa.schema(
+    [
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string()),
+    ]
+)
+KINDS = ("ranking_error", "semi_hard", "hard", "random")
+
+
+def embeddings(dim: int, dtype: str) -> pa.Schema:
+    """Vectors of one shard: `row` is the position in the shard (empty documents have none).
+
+    Args:
+        dim: length of a vector.
+        dtype: float16 or float32.
+    """
+    element = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
+    # The child is named `element` because Parquet renames the default `item`.
+    vector = pa.list_(pa.field("element", element), dim)
+    return pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("vector", vector, nullable=False)])
+
+
+def vector_table(rows: NDArray[np.int64], vectors: NDArray[np.floating]) -> pa.Table:
+    """An embeddings table from int64 [n] rows and float16 or float32 [n, dim] vectors."""
+    schema = embeddings(vectors.shape[1], vectors.dtype.name)
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)
+    return pa.Table.from_arrays([pa.array(rows), column], schema=schema)
+
+
+def vector_matrix(column: pa.ChunkedArray) -> NDArray[np.floating]:
+    """The vectors of a fixed-size-list column as a [n, dim] array, without a copy where the column is one chunk."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    dim = column.type.list_size
+    return np.asarray(array.flatten().to_numpy(zero_copy_only=False)).reshape(-1, dim)
+
+
+def candidates(sources: Sequence[str]) -> pa.Schema:
+    """The wide table of candidates, sorted by (query_row, doc_row).
+
+    A positive is a row of it too (relevance > 0), whether or not a source found it, so that it is scored as any other.
+    `dense_score` is known for every row when there are embeddings; the other scores only where their source found
+    the document.
+
+    Args:
+        sources: names of the sources, e.g. dense, bm25, random, run.
+    """
+    fields = [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("relevance", pa.int32()),
+    ]
+    for source in sources:
+        fields += [pa.field(f"{source}_rank", pa.int32()), pa.field(f"{source}_score", pa.float32())]
+    return pa.schema(fields)
+
+
+DROPPED_BY = pa.field("dropped_by", pa.dictionary(pa.int32(), pa.string()))
+
+
+def verdicts(sources: Sequence[str]) -> pa.Schema:
+    """Candidates plus the teacher's score and the reason a candidate went (null: kept)."""
+    return candidates(sources).append(pa.field("teacher_score", pa.float32())).append(DROPPED_BY)
+
+
+def negatives(sources: Sequence[str]) -> pa.Schema:
+    """The sampled negatives, sorted by (query_row, slot); `sources` lists which sources found each."""
+    scores = [pa.field(f"{source}_score", pa.float32()) for source in sources]
+    return pa.schema(
+        [
+            pa.field("query_row", pa.int64(), nullable=False),
+            pa.field("doc_row", pa.int64(), nullable=False),
+            pa.field("slot", pa.int16(), nullable=False),
+            pa.field("kind", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("sources", pa.list_(pa.field("element", pa.string())), nullable=False),
+            *scores,
+            pa.field("teacher_score", pa.float32()),
+        ]
+    )
+
+
+# One row per query: how many negatives it got, how many are missing, and which filter took most of its candidates.
+SHORTFALL = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("num_negatives", pa.int16(), nullable=False),
+        pa.field("num_missing", pa.int16(), nullable=False),
+        pa.field("num_candidates", pa.int32(), nullable=False),
+        pa.field("top_reason", pa.string()),
+    ]
+)
+LEDGER = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("round", pa.int16(), nullable=False),
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("device", pa.string(), nullable=False),
+        pa.field("started_at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("wall_s", pa.float64(), nullable=False),
+        pa.field("device_s", pa.float64(), nullable=False),
+        pa.field("rows_in", pa.int64(), nullable=False),
+        pa.field("rows_out", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("bytes_in", pa.int64(), nullable=False),
+        pa.field("bytes_out", pa.int64(), nullable=False),
+        pa.field("cache_hits", pa.int64(), nullable=False),
+        pa.field("usd", pa.float64()),
+    ]
+)
+
+
+def check(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Returns the table if its columns and types are exactly the schema's.
+
+    Raises:
+        TypeError: they are not; names the first difference.
+    """
+    if table.schema.names != schema.names:
+        raise TypeError(f"columns are {table.schema.names}, expected {schema.names}")
+    for got, expected in zip(table.schema, schema, strict=True):
+        if got.type != expected.type:
+            raise TypeError(f"column {got.name} is {got.type}, expected {expected.type}")
+        if not expected.nullable and table[got.name].null_count:
+            raise TypeError(f"column {got.name} has nulls")
+    return table
+
+
+def text_hash(text: str) -> bytes:
+    """16 bytes of BLAKE2b of the exact text."""
+    return hashlib.blake2b(text.encode(), digest_size=HASH_BYTES).digest()
+
+
+def fold(text: str) -> str:
+    """A text with case and white space folded."""
+    return " ".join(text.casefold().split())
+
+
+def corpus_table(doc_ids: Sequence[str], texts: Sequence[str | None]) -> pa.Table:
+    """A corpus table from ids and texts (None: a document that has only a vector)."""
+    named = [(doc_id if text is None else text) for doc_id, text in zip(doc_ids, texts, strict=True)]
+    return pa.Table.from_arrays(
+        [
+            pa.array(doc_ids, pa.string()),
+            pa.array(texts, pa.large_string()),
+            _hashes(named),
+            _hashes(fold(text) if given is not None else text for text, given in zip(named, texts, strict=True)),
+        ],
+        schema=CORPUS,
+    )
+
+
+def query_table(query_ids: Sequence[str], texts: Sequence[str | None]) -> pa.Table:
+    """A queries table from ids and texts (None: a query that has only a vector)."""
+    named = [(query_id if text is None else text) for query_id, text in zip(query_ids, texts, strict=True)]
+    return pa.Table.from_arrays(
+        [pa.array(query_ids, pa.string()), pa.array(texts, pa.large_string()), _hashes(named)], schema=QUERIES
+    )
+
+
+def _hashes(texts: Iterable[str]) -> pa.Array:
+    return pa.array([text_hash(text) for text in texts], pa.binary(HASH_BYTES))
