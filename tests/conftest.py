@@ -1,0 +1,31 @@
+"""Fixtures that several rooms share: folders of tiny real models, built once per session."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import tiny_models
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def static_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a 16-dimensional StaticEmbedding SentenceTransformer (cosine by default)."""
+    return tiny_models.save_static(str(tmp_path_factory.mktemp("static")))
+
+
+@pytest.fixture(scope="session")
+def bert_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a 32-dimensional BERT SentenceTransformer with prompts `query`, `document` and `plain`, dot similarity."""
+    prompts = {"query": "search query: ", "document": "search document: ", "plain": ""}
+    return tiny_models.save_bert(str(tmp_path_factory.mktemp("bert")), similarity="dot", prompts=prompts)
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a BERT CrossEncoder with one label."""
+    return tiny_models.save_cross_encoder(str(tmp_path_factory.mktemp("cross-encoder")))

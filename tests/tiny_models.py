@@ -1,0 +1,120 @@
+"""Builders of tiny real models, offline: a WordPiece tokenizer trained on a few texts, and weights drawn from a seed.
+
+They embed and score nothing sensible, but they are what sentence-transformers saves and loads, so a test can compare
+raymine's output with the library's own. Their texts share words, so that scores differ between pairs.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+WORDS = (
+    "heart valve pressure sodium protein enzyme receptor antibody mouse tissue cell growth factor theory field quantum "
+    "graph colour tree search index query vector matrix sparse kernel spectrum galaxy star dust orbit mass photon decay "
+    "market price bank credit loan rate policy tax river basin flood soil crop wheat yield storm wind cloud ocean"
+).split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+MAX_POSITIONS = 64
+
+
+def texts(count: int, seed: int = 0, longest: int = 40) -> list[str]:
+    """`count` texts of 1 to `longest` words, of very different lengths."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, longest))) for _ in range(count)]
+
+
+def wordpiece() -> Any:
+    """A `tokenizers.Tokenizer`: lower case, WordPiece, the special tokens of BERT."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(texts(200), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def save_static(folder: str, dim: int = 16, similarity: str | None = None, seed: int = 0) -> str:
+    """A StaticEmbedding model (mean of token vectors), as `SentenceTransformer.save` writes it.
+
+    Returns:
+        The folder.
+    """
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+
+    tokenizer = wordpiece()
+    weights = np.random.default_rng(seed).standard_normal((tokenizer.get_vocab_size(), dim), dtype=np.float32)
+    module = StaticEmbedding(tokenizer, embedding_weights=weights)
+    SentenceTransformer(modules=[module], device="cpu", similarity_fn_name=similarity).save(folder)
+    return folder
+
+
+def save_bert(
+    folder: str, dim: int = 32, similarity: str | None = None, prompts: dict[str, str] | None = None, seed: int = 0
+) -> str:
+    """A randomly initialised two-layer BERT with mean pooling, as a SentenceTransformer.
+
+    Returns:
+        The folder.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertModel
+
+    inner = f"{folder}/transformer"
+    _save_transformer(inner, BertModel, dim, seed)
+    modules = [Transformer(inner, max_seq_length=MAX_POSITIONS), Pooling(dim)]
+    model = SentenceTransformer(modules=modules, device="cpu", prompts=prompts, similarity_fn_name=similarity)
+    model.save(f"{folder}/model")
+    return f"{folder}/model"
+
+
+def save_cross_encoder(folder: str, dim: int = 32, num_labels: int = 1, seed: int = 0) -> str:
+    """A randomly initialised two-layer BertForSequenceClassification, loadable as a CrossEncoder.
+
+    Returns:
+        The folder.
+    """
+    from transformers import BertForSequenceClassification
+
+    _save_transformer(folder, BertForSequenceClassification, dim, seed, num_labels=num_labels)
+    return folder
+
+
+def _save_transformer(folder: str, architecture: Any, dim: int, seed: int, **settings: Any) -> None:
+    import torch
+    from transformers import BertConfig, PreTrainedTokenizerFast
+
+    tokenizer = wordpiece()
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_POSITIONS,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **names,
+    )
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=dim,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * dim,
+        max_position_embeddings=MAX_POSITIONS,
+        # Large enough that a random model's outputs differ clearly between texts.
+        initializer_range=0.5,
+        **settings,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = architecture(config)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
