@@ -48,6 +48,46 @@ POSITIVES = pa.schema(
 EXCLUDED = pa.schema(
     [pa.field("query_row", pa.int64(), nullable=False), pa.field("doc_row", pa.int64(), nullable=False)]
 )
+# Judgements as the user's files have them, in file order. `file` counts the positives' file (0) and those to exclude.
+JUDGEMENTS = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("relevance", pa.int32(), nullable=False),
+        pa.field("excluded", pa.bool_(), nullable=False),
+        pa.field("file", pa.int16(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+    ]
+)
+# Judgements that have an effect, of the queries that were kept: positive ones and excluded ones.
+JUDGED_PAIRS = pa.schema([pa.field("query_row", pa.int64(), nullable=False), *list(JUDGEMENTS)[1:]])
+# Where each document id is: bucketed by the hash of the id.
+ID_ROWS = pa.schema(
+    [
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("fold_hash", pa.binary(HASH_BYTES), nullable=False),
+    ]
+)
+# The best lines of a TREC run, bucketed by the hash of the document id.
+RUN_LINES = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+    ]
+)
+# Judged pairs with the document's row, bucketed by query block.
+RESOLVED_PAIRS = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("relevance", pa.int32(), nullable=False),
+        pa.field("excluded", pa.bool_(), nullable=False),
+        pa.field("fold_hash", pa.binary(HASH_BYTES), nullable=False),
+    ]
+)
 # What one source found: bucketed by query block, sorted by (query_row, rank).
 HITS = pa.schema(
     [
