@@ -209,7 +209,17 @@ def negatives(sources: Sequence[str]) -> pa.Schema:
     )
 
 
-# One row per query: how many negatives it got, how many are missing, and which filter took most of its candidates.
+# (query, positive, negative) triples that must not stand in one training row: `doc_row` is a negative of the query that
+# passes the filters `against: each` for another positive, but not for this one. Usually empty.
+FORBIDDEN = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("positive_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+    ]
+)
+# One row per query: how many negatives it got, how many are missing (together always the number asked for), which
+# filter took most of its candidates, and whether it goes into training shards at all.
 SHORTFALL = pa.schema(
     [
         pa.field("query_row", pa.int64(), nullable=False),
@@ -217,6 +227,7 @@ SHORTFALL = pa.schema(
         pa.field("num_missing", pa.int16(), nullable=False),
         pa.field("num_candidates", pa.int32(), nullable=False),
         pa.field("top_reason", pa.string()),
+        pa.field("is_emitted", pa.bool_(), nullable=False),
     ]
 )
 LEDGER = pa.schema(
