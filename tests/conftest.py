@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-
 import tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,7 +19,7 @@ def static_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def bert_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a 32-dimensional BERT SentenceTransformer with prompts `query`, `document` and `plain`, dot similarity."""
+    """Folder of a 32-dimensional BERT SentenceTransformer: dot similarity, prompts `query`, `document`, `plain`."""
     prompts = {"query": "search query: ", "document": "search document: ", "plain": ""}
     return tiny_models.save_bert(str(tmp_path_factory.mktemp("bert")), similarity="dot", prompts=prompts)
 

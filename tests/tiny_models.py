@@ -9,19 +9,19 @@ from __future__ import annotations
 import random
 from typing import Any
 
-WORDS = (
-    "heart valve pressure sodium protein enzyme receptor antibody mouse tissue cell growth factor theory field quantum "
-    "graph colour tree search index query vector matrix sparse kernel spectrum galaxy star dust orbit mass photon decay "
-    "market price bank credit loan rate policy tax river basin flood soil crop wheat yield storm wind cloud ocean"
-).split()
+WORDS = """
+heart valve pressure sodium protein enzyme receptor antibody mouse tissue cell growth factor theory field quantum
+graph colour tree search index query vector matrix sparse kernel spectrum galaxy star dust orbit mass photon decay
+market price bank credit loan rate policy tax river basin flood soil crop wheat yield storm wind cloud ocean
+"""
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_POSITIONS = 64
 
 
 def texts(count: int, seed: int = 0, longest: int = 40) -> list[str]:
     """`count` texts of 1 to `longest` words, of very different lengths."""
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(WORDS, k=draw.randint(1, longest))) for _ in range(count)]
+    draw, words = random.Random(seed), WORDS.split()
+    return [" ".join(draw.choices(words, k=draw.randint(1, longest))) for _ in range(count)]
 
 
 def wordpiece() -> Any:
