@@ -1,0 +1,22 @@
+"""Filters that each name their reason, and sampling: from candidates to verdicts to negatives.
+
+Adding a filter: one function in one file, one line in FILTERS, its section in raymine/config.py, one test.
+"""
+
+from __future__ import annotations
+
+from raymine.select.base import Filter
+from raymine.select.rank import rank_range, skip_top
+from raymine.select.relative import relative
+from raymine.select.sampling import Sampler, by_draw, by_score
+from raymine.select.score import max_score, min_score
+
+FILTERS: dict[str, Filter] = {
+    "max_score": max_score,
+    "min_score": min_score,
+    "max_relative_score": relative,
+    "margin": relative,
+    "skip_top": skip_top,
+    "rank_range": rank_range,
+}
+SAMPLERS: dict[str, Sampler] = {"top": by_score, "random": by_draw}

@@ -1,0 +1,101 @@
+"""The reasons that hold whatever the config says: a known answer, a forbidden one, an empty or repeated text.
+
+"The same text" is an equal `fold_hash` (case and white space folded), within one query. Equality is found on int64 keys
+(query, code of the hash): one sort of the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raymine.lookup import pair_positions
+from raymine.select.base import Candidates, Mask
+
+
+class Facts:
+    """What the always-reasons go by.
+
+    Args:
+        candidates: the block.
+        notes: schemas.NOTES, one row per candidate, in any order.
+        positives: schemas.POSITIVES of the block.
+        excluded: schemas.EXCLUDED of the block.
+        sources: names of the sources.
+
+    Raises:
+        ValueError: a candidate has no note.
+    """
+
+    def __init__(
+        self, candidates: Candidates, notes: pa.Table, positives: pa.Table, excluded: pa.Table, sources: Sequence[str]
+    ) -> None:
+        self.candidates = candidates
+        self.best_rank = candidates.best_rank(sources)
+        pairs = (candidates.query_row, candidates.doc_row)
+        where = pair_positions(_pairs(notes), pairs)
+        if (where < 0).any():
+            raise ValueError(f"{int((where < 0).sum())} candidates have no note")
+        self.notes = notes.take(pa.array(where))
+        self.is_empty: Mask = np.asarray(self.notes["is_empty"].to_numpy())
+        self.is_excluded: Mask = pair_positions(_pairs(excluded), pairs) >= 0
+        self.text_key, self.positive_text_key = _text_keys(candidates, self.notes, positives)
+
+
+def _pairs(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return table["query_row"].to_numpy(), table["doc_row"].to_numpy()
+
+
+def _text_keys(
+    candidates: Candidates, notes: pa.Table, positives: pa.Table
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Equal where query and text are equal: of the candidates, and of the positives."""
+    hashes = pa.chunked_array([*notes["fold_hash"].chunks, *positives["fold_hash"].chunks], notes["fold_hash"].type)
+    codes = pc.rank(hashes, tiebreaker="dense").to_numpy().astype(np.int64)
+    queries = np.concatenate([candidates.query_row, positives["query_row"].to_numpy()])
+    keys = (queries - queries.min(initial=0)) * (len(codes) + 1) + codes
+    return keys[: len(candidates)], keys[len(candidates) :]
+
+
+def positive(facts: Facts, alive: Mask) -> Mask:
+    """A known positive of the query."""
+    return facts.candidates.is_positive
+
+
+def excluded(facts: Facts, alive: Mask) -> Mask:
+    """An answer of evaluation judgements, or a document with the text of one."""
+    texts = facts.text_key[facts.is_excluded & ~facts.is_empty]
+    return np.asarray(facts.is_excluded | np.isin(facts.text_key, texts))
+
+
+def empty_document(facts: Facts, alive: Mask) -> Mask:
+    """A document without text."""
+    return facts.is_empty
+
+
+def duplicate_of_positive(facts: Facts, alive: Mask) -> Mask:
+    """A document with the text of one of the query's positives."""
+    return np.asarray(np.isin(facts.text_key, facts.positive_text_key))
+
+
+def duplicate(facts: Facts, alive: Mask) -> Mask:
+    """A document with the text of a better candidate of the query: best rank in any source, then the lower doc_row."""
+    rows = np.flatnonzero(alive)
+    order = rows[np.lexsort((facts.candidates.doc_row[rows], facts.best_rank[rows], facts.text_key[rows]))]
+    repeated = np.zeros(len(alive), np.bool_)
+    repeated[order[1:]] = facts.text_key[order[1:]] == facts.text_key[order[:-1]]
+    return repeated
+
+
+# In the order in which they apply; `alive` are the candidates that those before left.
+ALWAYS: dict[str, Callable[[Facts, Mask], Mask]] = {
+    "positive": positive,
+    "excluded": excluded,
+    "empty_document": empty_document,
+    "duplicate_of_positive": duplicate_of_positive,
+    "duplicate": duplicate,
+}

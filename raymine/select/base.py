@@ -1,0 +1,94 @@
+"""The port of filters: a pure function from the wide table of candidates to a mask of those that go.
+
+All queries of a block are filtered at once, with numpy on columns: no loop over queries. A candidate's reason is the
+kind of the first filter that takes it; so candidates = kept + dropped, with one reason each, and because no filter
+looks at what another one left, tightening any filter never brings a candidate back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+NOT_FOUND = np.int64(1) << 40  # rank of what a source did not find: behind every real one
+RANDOM_OFFSET = np.int64(1) << 32  # random ranks are an order of draws, not of merit: behind those of all other sources
+
+
+class Filter(Protocol):
+    """Says which candidates go. An unknown score counts as below every value.
+
+    Args:
+        candidates: the block.
+        config: the filter's own section, with its `score` filled in.
+
+    Returns:
+        bool [n], True where the candidate goes.
+    """
+
+    def __call__(self, candidates: Candidates, config: Any) -> Mask: ...
+
+
+class Candidates:
+    """The wide table of one query block, as numpy columns.
+
+    Args:
+        table: schemas.candidates(...) or schemas.verdicts(...), sorted by (query_row, doc_row).
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def query_row(self) -> NDArray[np.int64]:
+        return np.asarray(self.table["query_row"].to_numpy())
+
+    @cached_property
+    def doc_row(self) -> NDArray[np.int64]:
+        return np.asarray(self.table["doc_row"].to_numpy())
+
+    @cached_property
+    def is_positive(self) -> Mask:
+        return np.asarray(pc.fill_null(pc.greater(self.table["relevance"], 0), False).to_numpy())
+
+    def score(self, name: str) -> NDArray[np.float64]:
+        """A score of every candidate, float64 [n], NaN where it is unknown.
+
+        Args:
+            name: teacher, dense, bm25 or run.
+        """
+        column = pc.cast(self.table[f"{name}_score"], pa.float64())
+        return np.asarray(pc.fill_null(column, float("nan")).to_numpy())
+
+    def rank(self, source: str) -> NDArray[np.int64]:
+        """Rank of every candidate in a source, int64 [n], NOT_FOUND where the source did not find it."""
+        column = pc.cast(self.table[f"{source}_rank"], pa.int64())
+        return np.asarray(pc.fill_null(column, int(NOT_FOUND)).to_numpy())
+
+    def best_rank(self, sources: Sequence[str]) -> NDArray[np.int64]:
+        """Best rank over the sources, int64 [n]; what only the random source found comes behind all else."""
+        best = np.full(len(self), NOT_FOUND)
+        for source in sources:
+            rank = self.rank(source)
+            best = np.minimum(best, rank + RANDOM_OFFSET if source == "random" else rank)
+        return best
+
+
+def without_non_finite(table: pa.Table) -> pa.Table:
+    """The same table with every NaN or infinite score made null: such a score says nothing, and breaks trainers."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(number)
+            finite = pc.if_else(pc.is_finite(column), column, pa.scalar(None, field.type))
+            table = table.set_column(number, field, finite)
+    return table

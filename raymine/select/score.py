@@ -1,0 +1,18 @@
+"""Filters by a candidate's own score."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raymine.config import MaxScore, MinScore
+from raymine.select.base import Candidates, Mask
+
+
+def max_score(candidates: Candidates, config: MaxScore) -> Mask:
+    """What scores above `value`: likely an unlabelled positive. An unknown score stays."""
+    return np.asarray(candidates.score(str(config.score)) > config.value)
+
+
+def min_score(candidates: Candidates, config: MinScore) -> Mask:
+    """What scores below `value`: too easy. An unknown score goes."""
+    return np.asarray(~(candidates.score(str(config.score)) >= config.value))

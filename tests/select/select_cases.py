@@ -1,0 +1,92 @@
+"""Candidates for the tests of raymine.select, from plain rows, and a plain-Python oracle of the filters."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pyarrow as pa
+
+from raymine import schemas
+from raymine.config import FilterConfig
+
+SOURCES = ["dense", "bm25", "random"]
+Row = dict[str, Any]
+
+
+def row(query: int, doc: int, **columns: Any) -> Row:
+    """A candidate: `relevance`, `dense`, `bm25`, `teacher` are scores by their source's name, `dense_rank` etc. ranks."""
+    made = {"query_row": query, "doc_row": doc, "dropped_by": None}
+    for name, value in columns.items():
+        made[f"{name}_score" if name in ("dense", "bm25", "teacher") else name] = value
+    if made.get("relevance") is not None and made["relevance"] > 0:
+        made["dropped_by"] = "positive"
+    return made
+
+
+def verdicts(rows: list[Row], sources: list[str] = SOURCES) -> pa.Table:
+    """A verdicts table from rows, sorted."""
+    ordered = sorted(rows, key=lambda one: (one["query_row"], one["doc_row"]))
+    return pa.Table.from_pylist(ordered, schema=schemas.verdicts(sources))
+
+
+def random_rows(seed: int, num_queries: int = 6, first_row: int = 0) -> list[Row]:
+    """Candidates with gaps: unknown scores and ranks, several positives or none with a score, ties, negative scores."""
+    rng = random.Random(seed)
+    rows = []
+    for query in range(first_row, first_row + num_queries):
+        docs = rng.sample(range(1000), rng.randint(2, 25))
+        for number, doc in enumerate(docs):
+            score = rng.choice([None, rng.randint(-8, 8) / 4, rng.randint(-8, 8) / 4])
+            rows.append(
+                row(
+                    query,
+                    doc,
+                    relevance=1 if number < rng.choice([1, 1, 2, 3]) else rng.choice([None, None, 0]),
+                    dense=score,
+                    teacher=rng.choice([None, *[rng.randint(-8, 8) / 2] * 4]),
+                    bm25=rng.choice([None, rng.randint(0, 20) / 2]),
+                    dense_rank=rng.choice([None, rng.randint(0, 30)]),
+                    bm25_rank=rng.choice([None, rng.randint(0, 30)]),
+                    random_rank=rng.choice([None, rng.randint(0, 30)]),
+                )
+            )
+    return rows
+
+
+def positives_of(rows: list[Row], query: int) -> list[Row]:
+    return [one for one in rows if one["query_row"] == query and (one.get("relevance") or 0) > 0]
+
+
+def limit(config: FilterConfig, positive: float) -> float:
+    if config.kind == "margin":
+        return positive - config.value
+    return positive - abs(positive) * (1 - config.of_positive)
+
+
+def passes_for(config: FilterConfig, one: Row, positive: Row) -> bool:
+    """Whether a candidate may stand beside a positive."""
+    own, other = one.get(f"{config.score}_score"), positive.get(f"{config.score}_score")
+    return own is None or other is None or not own > limit(config, other)
+
+
+def goes(config: FilterConfig, one: Row, rows: list[Row]) -> bool:
+    """Whether a filter takes a candidate, one candidate at a time."""
+    if config.kind in ("max_score", "min_score"):
+        score = one.get(f"{config.score}_score")
+        if score is None:
+            return config.kind == "min_score"
+        return score > config.value if config.kind == "max_score" else score < config.value
+    if config.kind in ("skip_top", "rank_range"):
+        rank = one.get(f"{config.source}_rank")
+        if rank is None:
+            return config.kind == "rank_range"
+        return rank < config.n if config.kind == "skip_top" else not config.start <= rank < config.stop
+    positives = positives_of(rows, one["query_row"])
+    if config.against == "each":
+        return bool(positives) and not any(passes_for(config, one, positive) for positive in positives)
+    known = [p[f"{config.score}_score"] for p in positives if p.get(f"{config.score}_score") is not None]
+    own = one.get(f"{config.score}_score")
+    if not known or own is None:
+        return False
+    return own > limit(config, min(known) if config.against == "min" else max(known))
