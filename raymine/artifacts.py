@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from raymine import storage
@@ -32,13 +32,13 @@ class Resources:
 
     Args:
         cpus: CPUs (and threads) of one worker.
-        gpus: GPUs of one worker.
+        gpus: GPUs of one worker; None: one, where there is one.
         actors: number of workers that keep a loaded stage; None: as many as fit, 0: no state worth keeping, so
             the step runs as plain tasks.
     """
 
     cpus: int = 1
-    gpus: float = 0
+    gpus: float | None = 0
     actors: int | None = None
 
 
@@ -193,9 +193,11 @@ class Executor(Protocol):
 
     name: str
 
-    def run(
-        self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]
-    ) -> Iterator[dict[str, Any]]: ...
+    def resolve(self, resources: Resources, num_tasks: int) -> Resources:
+        """Fills in what was left to the machine: CPUs, GPUs, number of workers."""
+        ...
+
+    def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]: ...
 
 
 def step_folder(workspace: str, step: Step) -> str:
@@ -235,13 +237,20 @@ class Artifacts:
         executor: where tasks run.
         run: what every ledger row of this run carries (run_id, round).
         watcher: is told how it goes.
+        journal: folder in which each step that has work to do leaves a note (for `raymine status`).
     """
 
     def __init__(
-        self, workspace: str, executor: Executor, run: dict[str, Any], watcher: Watcher | None = None
+        self,
+        workspace: str,
+        executor: Executor,
+        run: dict[str, Any],
+        watcher: Watcher | None = None,
+        journal: str = "",
     ) -> None:
         self.workspace, self.executor, self.run_facts = workspace, executor, run
         self.watcher: Watcher = watcher or Silent()
+        self.journal = journal
 
     def run(self, step: Step) -> StepResult:
         """Finds the step's outputs or makes those that are missing.
@@ -256,6 +265,7 @@ class Artifacts:
         missing = [task for task in step.tasks if task.key not in known]
         self.watcher.started(step, len(step.tasks) - len(missing))
         if missing:
+            self._note(step)
             self._run_missing(step, missing, known)
             markers = [known[task.key] for task in step.tasks]
             storage.write_json(record_path, {"step": step.name, "tasks": markers})
@@ -263,6 +273,12 @@ class Artifacts:
         result = StepResult(step, done, len(step.tasks) - len(missing), time.perf_counter() - begin)
         self.watcher.finished(result)
         return result
+
+    def _note(self, step: Step) -> None:
+        """Leaves word of a step that has work to do, for `raymine status`."""
+        if self.journal:
+            facts = {"step": step.name, "folder": step_folder("", step), "tasks": [task.key for task in step.tasks]}
+            storage.write_json(storage.join(self.journal, f"{step.name}.json"), {**facts, "started_at": time.time()})
 
     def _known(self, step: Step, folder: str, record_path: str) -> dict[str, dict[str, Any]]:
         """Markers of the tasks that are done and whose outputs are still there."""
@@ -281,11 +297,10 @@ class Artifacts:
         }
 
     def _run_missing(self, step: Step, missing: Sequence[Task], known: dict[str, dict[str, Any]]) -> None:
+        step = replace(step, resources=self.executor.resolve(step.resources, len(missing)))
         folder = storage.join(self.workspace, step.folder) if step.folder else step_folder(self.workspace, step)
         ordinal = {task.key: number for number, task in enumerate(step.tasks)}
-        tasks = [
-            Task(task.key, task.inputs, storage.join(folder, task.key), ordinal[task.key]) for task in missing
-        ]
+        tasks = [Task(task.key, task.inputs, storage.join(folder, task.key), ordinal[task.key]) for task in missing]
         problems: list[str] = []
         for marker in self.executor.run(step, tasks, lambda: Work(step, self.workspace, self.run_facts)):
             problems += marker.get("problems", [])

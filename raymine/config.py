@@ -1,4 +1,4 @@
-"""The config of a round: one frozen pydantic model per stage, YAML in, errors that say what to write instead.
+"""The config of a round: one frozen pydantic model per stage.
 
 Names are the field's own. Everything but `cost` and `resources` counts in the fingerprints. An unknown key is an error
 that lists the valid ones. Paths are relative to the config file.
@@ -6,14 +6,9 @@ that lists the valid ones. Paths are relative to the config file.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Literal, Union
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from raymine import storage
-from raymine.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Score = Literal["teacher", "dense", "bm25", "run"]
 Similarity = Literal["cosine", "dot"]
@@ -394,7 +389,9 @@ class Config(Section):
             if self.corpus is not None and self.corpus.text_column is None:
                 raise ValueError("`positives` with texts needs a corpus with texts (or none)")
         elif self.corpus is None or self.queries is None:
-            raise ValueError("`corpus` and `queries` are needed unless `positives` has query_column and positive_column")
+            raise ValueError(
+                "`corpus` and `queries` are needed unless `positives` has query_column and positive_column"
+            )
         self._check_vectors()
         self._check_scores()
         return self
@@ -423,7 +420,9 @@ class Config(Section):
                     raise ValueError(f"{where} asks for `{name}`, but the config has only {sorted(known)}")
         needs_score = [where for where, f in asked if "score" in type(f).model_fields]
         if needs_score and not known:
-            raise ValueError(f"{needs_score[0]} needs a score, but random candidates have none: add dense, bm25 or rescore")
+            raise ValueError(
+                f"{needs_score[0]} needs a score, but random candidates have none: add dense, bm25 or rescore"
+            )
 
     @property
     def has_embeddings(self) -> bool:
@@ -439,151 +438,3 @@ class Config(Section):
         if self.has_embeddings:
             return "dense"
         return next((source for source in self.retrieve.sources if source != "random"), None)
-
-
-PATH_KEYS = (
-    ("corpus", "path"),
-    ("corpus", "vectors"),
-    ("queries", "path"),
-    ("queries", "vectors"),
-    ("positives", "path"),
-    ("retrieve", "run", "path"),
-)
-MODEL_KEYS = (("embed", "model"), ("rescore", "model"))
-
-
-def load_config(path: str, overrides: tuple[str, ...] = ()) -> Config:
-    """Reads a YAML config.
-
-    Args:
-        path: the file or URL.
-        overrides: "key.path=value" each; the value is YAML.
-
-    Returns:
-        The config, with every path absolute.
-
-    Raises:
-        ConfigError: unreadable, not YAML, an unknown key, a wrong value.
-    """
-    if not storage.exists(path):
-        raise ConfigError(f"{path}: no such config file", expected="a YAML file", fix="write one with `raymine init DIR`")
-    try:
-        raw = yaml.safe_load(storage.read_bytes(path).decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML", got=str(error), fix="mend the file") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a mapping", got=type(raw).__name__, expected="sections: corpus, queries, ...")
-    for override in overrides:
-        _override(raw, override)
-    base = storage.absolute(path).rsplit("/", 1)[0]
-    return make_config(_with_absolute_paths(raw, base), path)
-
-
-def make_config(raw: dict[str, Any], where: str = "config") -> Config:
-    """A config from plain values.
-
-    Raises:
-        ConfigError: an unknown key (lists the valid ones) or a wrong value.
-    """
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(detail, where) for detail in error.errors())) from error
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set {override}", got="no `=`", expected="key.path=value", fix="e.g. --set select.sample.n=4")
-    *parents, last = key.split(".")
-    section = raw
-    for name in parents:
-        inner = section.setdefault(name, {})
-        if inner is None:
-            inner = section[name] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}", got=f"{name} is {inner!r}", expected=f"{name} is a section")
-        section = inner
-    section[last] = yaml.safe_load(text)
-
-
-def _with_absolute_paths(raw: dict[str, Any], base: str) -> dict[str, Any]:
-    import copy
-
-    made = copy.deepcopy(raw)
-    for *parents, last in PATH_KEYS:
-        section = _section(made, parents)
-        if isinstance(section.get(last), str):
-            section[last] = storage.absolute(section[last], base)
-    for *parents, last in MODEL_KEYS:
-        section = _section(made, parents)
-        name = section.get(last)
-        # A hub name looks like a relative path: it is a path when it exists or begins with a dot.
-        if isinstance(name, str):
-            candidate = storage.absolute(name, base)
-            if storage.is_url(name) or name.startswith((".", "/", "~")) or storage.exists(candidate):
-                section[last] = candidate
-    if isinstance(made.get("exclude"), list):
-        made["exclude"] = [storage.absolute(p, base) if isinstance(p, str) else p for p in made["exclude"]]
-    return made
-
-
-def _section(raw: dict[str, Any], parents: list[str]) -> dict[str, Any]:
-    section: Any = raw
-    for name in parents:
-        section = section.get(name) if isinstance(section, dict) else None
-    return section if isinstance(section, dict) else {}
-
-
-def _explain(detail: Any, where: str) -> str:
-    location = [part for part in detail["loc"] if part not in FILTER_CLASSES]
-    name = ".".join(str(part) for part in location)
-    if detail["type"] == "extra_forbidden":
-        valid = ", ".join(_valid_keys(location[:-1], detail["loc"]))
-        return f"{where}: unknown key `{name}`\n  got: {location[-1]}\n  expected: one of {valid}\n  fix: correct or remove it"
-    if detail["type"] == "missing":
-        return f"{where}: `{name}` is missing\n  fix: add it"
-    message = detail["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(detail["input"], dict) else f"\n  got: {detail['input']!r}"
-    prefix = f"{where}: `{name}`" if name else where
-    return f"{prefix}: {message}{got}"
-
-
-FILTER_CLASSES = {
-    cls.model_fields["kind"].annotation.__args__[0]: cls  # type: ignore[union-attr]
-    for cls in (MaxScore, MinScore, MaxRelativeScore, Margin, SkipTop, RankRange)
-}
-
-
-def _valid_keys(location: list[Any], raw_location: Any) -> list[str]:
-    model: Any = Config
-    for part in location:
-        if part in FILTER_CLASSES:
-            continue
-        if isinstance(part, int):
-            named = next((p for p in raw_location if p in FILTER_CLASSES), None)
-            model = FILTER_CLASSES.get(named, model)
-            continue
-        model = _inner_model(model.model_fields[part].annotation)
-    return list(model.model_fields)
-
-
-def _inner_model(annotation: Any) -> Any:
-    for candidate in [annotation, *getattr(annotation, "__args__", ())]:
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return Config
-
-
-def dump_yaml(config: Config) -> str:
-    """The config as YAML, with every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def write_yaml(config: Config, path: str) -> None:
-    storage.write_bytes(path, dump_yaml(config).encode())
-
-
-def config_folder(path: str) -> str:
-    """The folder in which a config's relative paths begin."""
-    return str(Path(path).parent) if storage.is_local(path) else path.rsplit("/", 1)[0]

@@ -5,17 +5,23 @@ One worker per step. Where a stage takes two calls in flight, one task is read w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from raymine.artifacts import Step, Task, Work
+from raymine.artifacts import Resources, Step, Task, Work
 
 
 class LocalExecutor:
     """Runs tasks one after the other, or `calls_in_flight` at a time in threads."""
 
     name = "local"
+
+    def resolve(self, resources: Resources, num_tasks: int) -> Resources:
+        """One worker with all CPUs, and with a GPU where the step wants one and there is one."""
+        gpus = float(_has_gpu()) if resources.gpus is None else resources.gpus
+        return Resources(cpus=os.cpu_count() or 1, gpus=gpus, actors=1)
 
     def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
         work = make_work()
@@ -31,3 +37,9 @@ class LocalExecutor:
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in finished)
             yield from (future.result() for future in running)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())

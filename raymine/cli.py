@@ -1,0 +1,251 @@
+"""The command line: arguments to config to one call.
+
+Exit codes: 0 done; 2 the user's input or config is wrong (one message, no traceback); 1 anything else.
+What is heavy (torch, ray, faiss) is imported by the commands that need it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from raymine.errors import UserError
+
+app = typer.Typer(
+    help="Mines hard negatives for embedding models, on a laptop or a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Workspace = Annotated[str, typer.Option(help="Folder or URL for artifacts and rounds.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides one config value.")]
+Json = Annotated[bool, typer.Option("--json", help="Prints one JSON object on stdout.")]
+ExecutorName = Annotated[str, typer.Option("--executor", help="local (in this process) or ray.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else one on this machine.")]
+
+
+def out() -> Console:
+    return Console(soft_wrap=False)
+
+
+def say() -> Console:
+    return Console(stderr=True)
+
+
+@app.command()
+def mine(
+    config: Annotated[str, typer.Argument(help="YAML config (`raymine init` writes one).")],
+    workspace: Workspace = "",
+    override: Set = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Mines one round: from corpus, queries and positives to training shards.
+
+    The same command again goes on where a run stopped, and does nothing when it is done.
+    """
+    from raymine.config_file import load_config
+
+    loaded = load_config(config, tuple(override or ()))
+    _mine(loaded, workspace or default_workspace(config), executor, address, as_json)
+
+
+def default_workspace(config: str) -> str:
+    """`workspace` beside the config."""
+    from raymine import storage
+
+    return storage.join(storage.absolute(config).rsplit("/", 1)[0], "workspace")
+
+
+def _mine(config: Any, workspace: str, executor: str, address: str | None, as_json: bool) -> Any:
+    from raymine import rounds
+    from raymine.console import ProgressWatcher
+    from raymine.executor import make_executor
+
+    with make_executor(executor, address) as runner:
+        found = rounds.mine(config, workspace, runner, ProgressWatcher(say()))
+    if as_json:
+        print(json.dumps(round_summary(found)))
+    else:
+        print_round(found, out())
+    return found
+
+
+def round_summary(found: Any) -> dict[str, Any]:
+    """A finished round's paths and figures, for --json."""
+    from raymine import rounds, storage
+
+    facts = found.facts
+    shown = ("num_documents", "num_queries", "num_without_positive", "num_empty_documents", "selection", "sources")
+    return {
+        "round": found.number,
+        "path": found.path,
+        "new": found.is_new,
+        "shards": {name: storage.join(found.path, "shards", name) for name in facts["formats"]},
+        "rows": {name: sum(shard["num_rows"] for shard in shards) for name, shards in facts["formats"].items()},
+        **{name: facts[name] for name in shown if name in facts},
+        "cost": rounds.cost_rows(found),
+    }
+
+
+def print_round(found: Any, console: Console) -> None:
+    """What a round made and what it cost."""
+    from raymine.console import cost_table
+
+    if not found.is_new:
+        console.print(f"Nothing to do: round {found.number} is done and nothing has changed since.", highlight=False)
+    summary = round_summary(found)
+    counts = summary["selection"]
+    console.print(
+        f"Round {found.number}: {summary['num_documents']:,} documents, {summary['num_queries']:,} queries"
+        + (f" ({summary['num_without_positive']:,} without a positive kept out)" if summary.get("num_without_positive") else ""),
+        highlight=False,
+    )  # fmt: skip
+    console.print(
+        f"{counts['num_candidates']:,} candidates, {counts['num_negatives']:,} negatives, {counts['num_missing']:,} missing"
+        f" in {counts['num_short_queries']:,} queries",
+        highlight=False,
+    )
+    dropped = ", ".join(f"{name} {count:,}" for name, count in counts["dropped_by"].items() if count)
+    console.print(f"dropped: {dropped or 'none'}", highlight=False)
+    for name, path in summary["shards"].items():
+        console.print(f"{name}: {summary['rows'][name]:,} rows in {path}", highlight=False, soft_wrap=True)
+    console.print()
+    console.print(cost_table(found.cost))
+
+
+@app.command()
+def status(workspace: Annotated[str, typer.Argument(help="Folder or URL.")], as_json: Json = False) -> None:
+    """Rounds of a workspace: steps, shards done and left, cost so far."""
+    from rich.table import Table
+
+    from raymine.console import duration
+    from raymine.status import status as read_status
+
+    found = read_status(workspace)
+    if as_json:
+        print(json.dumps(found))
+        return
+    console = out()
+    for item in found:
+        size = f", {item['documents']:,} documents, {item['queries']:,} queries" if item["documents"] else ""
+        console.print(
+            f"round {item['round']}: {item['state']}{size}, {duration(item['worker_s'])} of work", highlight=False
+        )
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("step", "done", "left", "worker time"):
+            table.add_column(name, justify="left" if name == "step" else "right")
+        for step in item["steps"]:
+            left = step["shards"] - step["done"]
+            table.add_row(step["step"], str(step["done"]), str(left), duration(step["worker_s"]))
+        console.print(table)
+
+
+@app.command()
+def inspect(
+    workspace: Annotated[str, typer.Argument(help="Folder or URL.")],
+    query: Annotated[str, typer.Option(help="Id of the query.")],
+    number: Annotated[int | None, typer.Option("--round", help="Default: the last finished one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """One query: its positives, every candidate with its scores and verdict, its negatives."""
+    from raymine.inspect import inspect as read_story
+    from raymine.inspect import show
+
+    story = read_story(_pick_round(workspace, number), query)
+    if as_json:
+        print(json.dumps(story.to_json()))
+    else:
+        show(story, out())
+
+
+def _pick_round(workspace: str, number: int | None) -> Any:
+    from raymine import storage
+    from raymine.errors import WorkspaceError
+    from raymine.rounds import rounds
+
+    known = rounds(storage.absolute(workspace))
+    finished = [found for found in known if found.facts["state"] == "done"]
+    wanted = [found for found in known if found.number == number] if number is not None else finished[-1:]
+    if not wanted:
+        raise WorkspaceError(
+            f"{workspace}: no such round" if number is not None else f"{workspace}: no round is finished",
+            got=str(number) if number is not None else f"{len(known)} unfinished",
+            expected=f"one of {[found.number for found in known]}",
+            fix="see `raymine status`",
+        )
+    return wanted[0]
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="Folder with data.")]) -> None:
+    """Writes a commented config for the data it finds in a folder."""
+    from raymine.init import write_config
+
+    path, notes = write_config(folder)
+    console = out()
+    for note in notes:
+        console.print(note, highlight=False)
+    console.print(f"wrote {path}; mine with: raymine mine {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo's data, models and workspace go.")] = Path("demo"),
+    executor: ExecutorName = "local",
+    address: Address = None,
+) -> None:
+    """The whole main job on real text that every machine has: the docstrings of the installed Python packages."""
+    from raymine import demo as demos
+    from raymine.config_file import load_config
+
+    console = out()
+    config = demos.prepare(folder, lambda line: console.print(line, highlight=False))
+    console.print(f"\n$ raymine mine {config}", style="bold", highlight=False)
+    found = _mine(load_config(str(config)), default_workspace(str(config)), executor, address, as_json=False)
+    _show_examples(found, console)
+
+
+def _show_examples(found: Any, console: Console, count: int = 3) -> None:
+    from raymine import storage
+    from raymine.inspect import inspect as read_story
+    from raymine.inspect import snippet
+
+    tables = found.tables()
+    ids = storage.read_table(tables.queries[0].path, ["query_id"])["query_id"].to_pylist()
+    console.print(f"\n{count} examples", style="bold")
+    for query_id in ids[:: max(len(ids) // count, 1)][:count]:
+        story = read_story(found, query_id)
+        console.print(f"\nquery     {story.text}", style="cyan", highlight=False, markup=False)
+        for row in story.candidates:
+            if row["relevance"]:
+                console.print(f"positive  {snippet(row['text'])}", style="green", highlight=False, markup=False)
+        for row in sorted((r for r in story.candidates if r["slot"] is not None), key=lambda r: r["slot"])[:3]:
+            line = f"negative  {snippet(row['text'])}  ({row['kind']}, teacher {row['teacher_score']:.3f})"
+            console.print(line, highlight=False, markup=False)
+    console.print(
+        f"\nSee why: raymine inspect {found.workspace} --query {ids[0]!r}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    try:
+        app(arguments, standalone_mode=True)
+    except UserError as error:
+        print(f"raymine: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What people see: progress of steps, tables of cost, one query's story. Rich on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from raymine.artifacts import Step, StepResult
+from raymine.ledger import StepCost
+
+PLAIN_LINE_EVERY_S = 10.0
+
+
+class ProgressWatcher:
+    """Shows each step: shards done, rows per second, time left.
+
+    Args:
+        console: where to; progress goes to stderr so that stdout stays clean for --json.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.rows = 0
+        self.begin = self.last_line = 0.0
+        self.num_done = 0
+        self.progress: Progress | None = None
+        self.bar: Any = None
+
+    def started(self, step: Step, num_done: int) -> None:
+        self.rows, self.num_done = 0, num_done
+        self.begin = self.last_line = time.perf_counter()
+        if num_done == len(step.tasks):
+            return
+        if self.console.is_terminal:
+            self.progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.progress.start()
+            self.bar = self.progress.add_task(step.name, total=len(step.tasks), completed=num_done, rate="")
+
+    def task_done(self, step: Step, marker: dict[str, Any]) -> None:
+        self.num_done += 1
+        self.rows += max(marker.get("ledger", {}).get(name, 0) for name in ("rows_in", "rows_out"))
+        now = time.perf_counter()
+        if self.progress is not None:
+            self.progress.update(self.bar, completed=self.num_done, rate=self._rate(step))
+        elif now - self.last_line > PLAIN_LINE_EVERY_S and self.num_done < len(step.tasks):
+            self.last_line = now
+            left = (now - self.begin) / self.num_done * (len(step.tasks) - self.num_done)
+            self.console.print(
+                f"{step.name}: {self.num_done}/{len(step.tasks)} shards, {self._rate(step)}, {duration(left)} left"
+            )
+
+    def finished(self, result: StepResult) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+        step = result.step
+        if result.num_reused == len(step.tasks):
+            self.console.print(f"[dim]{step.name}: already done[/dim]", highlight=False)
+            return
+        note = f", {result.num_reused} of {len(step.tasks)} shards already done" if result.num_reused else ""
+        self.console.print(f"{step.name}: {duration(result.wall_s)}, {self._rate(step)}{note}", highlight=False)
+
+    def _rate(self, step: Step) -> str:
+        seconds = max(time.perf_counter() - self.begin, 1e-9)
+        return f"{self.rows:,} {step.unit} ({self.rows / seconds:,.0f}/s)"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes with a unit: 812 B, 3.1 MB."""
+    value, units = float(num_bytes), iter(["B", "kB", "MB", "GB", "TB"])
+    unit = next(units)
+    while value >= 1000 and unit != "TB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def cost_table(costs: Sequence[StepCost]) -> Table:
+    """The ledger's sums per step, the total last."""
+    priced = any(cost.usd is not None for cost in costs)
+    table = Table(title="What it cost", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("step")
+    for name in ("shards", "rows in", "rows out", "tokens", "cached", "read", "written", "worker s", "device s"):
+        table.add_column(name, justify="right")
+    if priced:
+        table.add_column("USD", justify="right")
+    for cost in costs:
+        numbers = [cost.tasks, cost.rows_in, cost.rows_out, cost.tokens, cost.cache_hits]
+        cells = [cost.step, *(f"{number:,}" if number else "-" for number in numbers)]
+        cells += [size(cost.bytes_in), size(cost.bytes_out), f"{cost.wall_s:.1f}", f"{cost.device_s:.1f}"]
+        if priced:
+            cells.append("-" if cost.usd is None else f"{cost.usd:.5f}")
+        table.add_row(*cells, style="bold" if cost.step == "total" else "")
+    return table

@@ -1,0 +1,51 @@
+"""Vectors for every document shard and query block: from the embedder, or given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raymine.artifacts import Step, Task
+from raymine.embed.precomputed import StoreVectors
+from raymine.embed.stage import EmbedShard
+from raymine.fingerprint import model_fingerprint
+from raymine.models import local_model
+from raymine.pipeline.base import LIGHT, Context, workers
+from raymine.storage import Shard
+
+
+def embed(context: Context, embedder: dict[str, Any] | None) -> None:
+    """Fills in the tables of vectors.
+
+    Args:
+        context: the round.
+        embedder: what `raymine.embed.describe` says of the model; None: the vectors are given.
+    """
+    tables = context.tables
+    if embedder is None:
+        tables.query_vectors = _store(context, "store_query_vectors", tables.query_vectors)
+        tables.corpus_vectors = _store(context, "store_document_vectors", tables.corpus_vectors)
+    else:
+        tables.query_vectors = _embed(context, "query", tables.queries, embedder)
+        tables.corpus_vectors = _embed(context, "document", tables.corpus, embedder)
+
+
+def _store(context: Context, name: str, shards: list[Shard]) -> list[Shard]:
+    config = context.config.embed
+    similarity = (config.similarity if config else None) or "cosine"
+    settings = {"similarity": similarity, "store": config.store if config else "float16"}
+    tasks = [Task(shard.sha256, {"vectors": shard.path}) for shard in shards]
+    return context.run(Step(name, StoreVectors, settings, settings, tasks, LIGHT, unit="vectors")).shards
+
+
+def _embed(context: Context, side: str, shards: list[Shard], embedder: dict[str, Any]) -> list[Shard]:
+    config = context.config.embed
+    assert config is not None and config.model is not None
+    weights = model_fingerprint(local_model(config.model, config.revision), context.cache)
+    other = {"query": "document", "document": "query"}[side]
+    unnamed = {"model", "revision", "trust_remote_code", f"{other}_prompt", f"{other}_prompt_name"}
+    identity = {"side": side, "model": weights, "config": config.model_dump(exclude=unnamed), "embedder": embedder}
+    settings = {"config": config, "side": side, "model_fingerprint": weights}
+    tasks = [Task(shard.sha256, {"table": shard.path}) for shard in shards]
+    name, unit = {"query": ("embed_queries", "queries"), "document": ("embed_documents", "documents")}[side]
+    resources = workers(context.config.resources.embed)
+    return context.run(Step(name, EmbedShard, settings, identity, tasks, resources, unit=unit)).shards

@@ -1,0 +1,151 @@
+"""From candidates to training shards: cheap filters, the teacher, the other filters and sampling, writing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raymine import storage
+from raymine.artifacts import Done, Step
+from raymine.fingerprint import fingerprint, model_fingerprint
+from raymine.models import local_model
+from raymine.pipeline.base import LIGHT, Context, contents, paths, workers
+from raymine.rescore.stage import Rescore
+from raymine.select.prefilter import Prefilter
+from raymine.select.stage import Select
+from raymine.storage import Shard
+from raymine.write.stage import WriteShard
+from raymine.write.texts import FetchTexts
+
+
+def prefilter(context: Context, candidates: list[Done], notes: list[Shard]) -> tuple[list[Shard], list[Shard]]:
+    """Drops what needs no teacher; gives the verdicts so far, and the pairs that the teacher must score."""
+    tables = context.tables
+    shared = {**_selection(context), "shard_starts": tables.shard_starts}
+    settings = {**shared, "filters": list(context.config.select.filters), "notes": paths(notes)}
+    identity = {
+        **shared,
+        "filters": _filters(context),
+        "notes": contents(notes),
+        "candidates": contents(done.outputs[0] for done in candidates),
+        "positives": contents(tables.positives),
+        "excluded": contents(tables.excluded),
+    }
+    tasks = context.block_tasks(
+        {"candidates": done.outputs[0].path, "positives": positives.path, "excluded": excluded.path}
+        for done, positives, excluded in zip(candidates, tables.positives, tables.excluded, strict=True)
+    )
+    done = context.run(Step("prefilter", Prefilter, settings, identity, tasks, LIGHT, unit="candidates")).done
+    return [each.outputs[0] for each in done], [each.outputs[1] for each in done]
+
+
+def _selection(context: Context) -> dict[str, Any]:
+    return {
+        "sources": context.facts["sources"],
+        "default_score": context.config.default_score,
+        "has_teacher": context.config.rescore is not None,
+    }
+
+
+def _filters(context: Context) -> list[dict[str, Any]]:
+    return [each.model_dump() for each in context.config.select.filters]
+
+
+def rescore(context: Context, pairs: list[Shard], teacher: dict[str, Any]) -> list[Shard]:
+    """The teacher's scores, per document shard, through the teacher cache.
+
+    Args:
+        context: the round.
+        pairs: what to score, per query block.
+        teacher: what `raymine.rescore.describe` says of the model.
+    """
+    config, tables = context.config.rescore, context.tables
+    assert config is not None
+    weights = model_fingerprint(local_model(config.model, config.revision), context.cache)
+    unnamed = {"model", "revision", "trust_remote_code"}
+    model = {"model": weights, "config": config.model_dump(exclude=unnamed), "teacher": teacher}
+    settings = {
+        "config": config,
+        "model_fingerprint": fingerprint(model),
+        "pairs": paths(pairs),
+        "queries": paths(tables.queries),
+        "block_starts": tables.block_starts,
+        "cache": storage.join(context.artifacts.workspace, "cache", f"teacher-{fingerprint(model)}"),
+    }
+    identity = {"teacher": model, "pairs": contents(pairs), "queries": contents(tables.queries)}
+    tasks = context.document_tasks()
+    resources = workers(context.config.resources.rescore)
+    return context.run(Step("rescore", Rescore, settings, identity, tasks, resources, unit="pairs")).shards
+
+
+def select(context: Context, verdicts: list[Shard], teacher_scores: list[Shard] | None) -> list[Done]:
+    """Verdicts, negatives, shortfalls and the pairs to write, into the round's folder."""
+    sample, tables = context.config.select.sample, context.tables
+    shared = {
+        **_selection(context),
+        "seed": context.config.seed,
+        "round": context.number,
+        "shard_starts": tables.shard_starts,
+    }
+    settings = {
+        **shared,
+        "sample": sample,
+        "filters": list(context.config.select.filters),
+        "teacher_scores": paths(teacher_scores) if teacher_scores is not None else None,
+    }
+    identity = {
+        **shared,
+        "sample": sample.model_dump(),
+        "filters": _filters(context),
+        "teacher_scores": contents(teacher_scores or []),
+        "verdicts": contents(verdicts),
+        "queries": contents(tables.queries),
+    }
+    tasks = context.block_tasks(({"verdicts": shard.path} for shard in verdicts), prefix="part")
+    step = Step("select", Select, settings, identity, tasks, LIGHT, folder=context.folder, unit="candidates")
+    done = context.run(step).done
+    context.facts["selection"] = [each.info for each in done]
+    return done
+
+
+def write(context: Context, selected: list[Done]) -> None:
+    """Training shards in every format that the config names."""
+    pairs = [done.outputs[3] for done in selected]
+    settings: dict[str, Any] = {"pairs": paths(pairs), "block_starts": context.tables.block_starts}
+    tasks = context.document_tasks()
+    texts = context.run(Step("fetch_texts", FetchTexts, settings, contents(pairs), tasks, LIGHT, unit="texts")).shards
+    written = {name: _write_format(context, name, selected, texts) for name in context.config.write.formats}
+    context.facts["formats"] = written
+
+
+def _write_format(context: Context, name: str, selected: list[Done], texts: list[Shard]) -> list[Shard]:
+    config = context.config
+    score = (config.write.score or config.default_score) if config.write.scores else None
+    shared = {"format": name, "scores": config.write.scores, "score": score, "sources": context.facts["sources"]}
+    settings = {
+        **shared,
+        "texts": paths(texts),
+        "sample": config.select.sample,
+        "filters": list(config.select.filters),
+        "default_score": config.default_score,
+    }
+    identity = {
+        **shared,
+        "num_negatives": config.select.sample.n,
+        "filters": _filters(context),
+        "texts": contents(texts),
+        "selected": [contents(done.outputs) for done in selected],
+        "queries": contents(context.tables.queries),
+    }
+    tasks = context.block_tasks(
+        (
+            {
+                "verdicts": done.outputs[0].path,
+                "negatives": done.outputs[1].path,
+                "shortfall": done.outputs[2].path,
+            }
+            for done in selected
+        ),
+        prefix="part",
+    )
+    folder = storage.join(context.folder, "shards", name)
+    return context.run(Step(f"write_{name}", WriteShard, settings, identity, tasks, LIGHT, folder, "rows")).shards

@@ -1,0 +1,275 @@
+"""The rounds of one workspace: which one a config belongs to, running it, and reading what it made.
+
+    rounds/0001/config.yaml     the config, with every default
+    rounds/0001/round.json      what the round is made of and where its tables lie; "state": "done" is written last
+    rounds/0001/ledger.parquet  what each task cost
+    rounds/0001/verdicts/       every candidate with its scores and the reason it went
+    rounds/0001/negatives/      the sampled negatives
+    rounds/0001/queries/        per query: how many negatives, how many missing, and why
+    rounds/0001/shards/<format>/  the training shards; shards/index.json lists them with checksums
+
+A round is identified by the contents of its inputs and models and by its config, so the same command finds the same round:
+a finished one is not done again, an unfinished one goes on. Anything else is the next round, and what it has in common
+with earlier ones is found among the artifacts.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+
+from raymine import ledger, storage
+from raymine.artifacts import Artifacts, Executor, Watcher
+from raymine.config import Config
+from raymine.config_file import dump_yaml
+from raymine.errors import WorkspaceError
+from raymine.fingerprint import fingerprint, model_fingerprint
+from raymine.ledger import Prices, StepCost
+from raymine.models import local_model
+from raymine.pipeline.base import Context, Tables
+from raymine.storage import HashCache, Shard
+
+
+@dataclass(frozen=True)
+class Round:
+    """A finished round.
+
+    Args:
+        workspace: folder or URL.
+        number: from 1.
+        facts: what round.json says.
+        is_new: whether this call did any work.
+    """
+
+    workspace: str
+    number: int
+    facts: dict[str, Any]
+    is_new: bool = False
+
+    @property
+    def path(self) -> str:
+        return storage.join(self.workspace, round_folder(self.number))
+
+    def negatives(self) -> pa.Table:
+        """The sampled negatives (schemas.negatives)."""
+        return _read_all(storage.join(self.path, "negatives"))
+
+    def verdicts(self) -> pa.dataset.Dataset:
+        """Every candidate with its verdict (schemas.verdicts), as a dataset: it may be larger than memory."""
+        return _dataset(storage.join(self.path, "verdicts"))
+
+    def shortfalls(self) -> pa.Table:
+        """One row per query: negatives found and missing (schemas.SHORTFALL)."""
+        return _read_all(storage.join(self.path, "queries"))
+
+    def training_set(self, format: str) -> Any:
+        """The training rows of one written format.
+
+        Returns:
+            datasets.Dataset, ready for a trainer.
+
+        Raises:
+            WorkspaceError: the round was not written in this format.
+        """
+        written = self.facts["formats"]
+        if format not in written:
+            raise WorkspaceError(
+                f"round {self.number} has no shards of format {format!r}", got=format, expected=f"one of {list(written)}",
+                fix="name it in `write.formats` and mine again: only the writing is done anew",
+            )  # fmt: skip
+        import datasets
+
+        files = [storage.join(self.workspace, shard["path"]) for shard in written[format]]
+        kind = "json" if files[0].endswith(".jsonl") else "parquet"
+        return datasets.load_dataset(kind, data_files=files, split="train")
+
+    def ledger(self) -> pa.Table:
+        """What each task cost (schemas.LEDGER)."""
+        return storage.read_table(storage.join(self.path, "ledger.parquet"))
+
+    @property
+    def cost(self) -> list[StepCost]:
+        """Sums of the ledger per step, and in total (last)."""
+        return ledger.sums(self.ledger())
+
+    def tables(self) -> Tables:
+        """The shards of corpus, queries and positives that the round was made of."""
+        named = {
+            name: [Shard(**{**shard, "path": storage.join(self.workspace, shard["path"])}) for shard in shards]
+            for name, shards in self.facts["tables"].items()
+        }
+        return Tables(**named)
+
+
+def round_folder(number: int) -> str:
+    return f"rounds/{number:04d}"
+
+
+def rounds(workspace: str) -> list[Round]:
+    """All rounds of a workspace, finished or not, by number.
+
+    Raises:
+        WorkspaceError: there is no workspace.
+    """
+    found = []
+    for path in storage.list_files(storage.join(workspace, "rounds"), "round.json"):
+        number = int(path.rsplit("/", 2)[1])
+        found.append(Round(workspace, number, storage.read_json(path)))
+    if not found:
+        raise WorkspaceError(
+            f"{workspace}: no rounds there",
+            expected="a workspace of `raymine mine`",
+            fix="check the path, or mine first",
+        )
+    return sorted(found, key=lambda found_round: found_round.number)
+
+
+def mine(
+    config: Config, workspace: str, executor: Executor, watcher: Watcher | None = None, prices: Prices | None = None
+) -> Round:
+    """Runs one round, or goes on with it, or finds it finished.
+
+    Args:
+        config: of the round.
+        workspace: folder or URL; made if it is not there.
+        executor: where the steps run.
+        watcher: is told how it goes.
+        prices: instead of the config's.
+
+    Raises:
+        InputError: the input is wrong; nothing finished is lost.
+        ConfigError: a model cannot be loaded, or does not fit the config.
+        ResourceError: the machine or cluster has less than the config asks for.
+    """
+    workspace = storage.absolute(workspace)
+    cache = HashCache(storage.join(workspace, "cache", "hashes.json"))
+    identity = round_identity(config, cache)
+    number, known = _choose(workspace, identity)
+    if known is not None and known.facts["state"] == "done":
+        return known
+    folder = round_folder(number)
+    path = storage.join(workspace, folder)
+    if known is None:
+        storage.remove_folder(path)
+    run_id = (
+        known.facts["run_id"] if known else f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    )
+    facts: dict[str, Any] = {"state": "running", "identity": identity, "run_id": run_id, "executor": executor.name}
+    storage.write_bytes(storage.join(path, "config.yaml"), dump_yaml(config).encode())
+    storage.write_json(storage.join(path, "round.json"), facts)
+    from raymine.pipeline import run_round
+
+    run = {"run_id": run_id, "round": number}
+    artifacts = Artifacts(workspace, executor, run, watcher, storage.join(path, "steps"))
+    context = Context(config, artifacts, cache, number, folder)
+    run_round(context)
+    prices = prices or Prices(config.cost.gpu_hour_usd, config.cost.cpu_hour_usd)
+    rows = [done.ledger for result in context.results for done in result.done if done.ledger["round"] == number]
+    storage.write_table(storage.join(path, "ledger.parquet"), ledger.ledger_table(rows, prices))
+    facts = {**facts, **_summary(context, workspace), "state": "done", "finished_at": time.time()}
+    storage.write_json(storage.join(path, "shards", "index.json"), _index(facts, path, workspace))
+    storage.write_json(storage.join(path, "round.json"), facts)
+    return Round(workspace, number, facts, is_new=True)
+
+
+def round_identity(config: Config, cache: HashCache) -> str:
+    """Fingerprint of everything that decides a round: config, contents of inputs, weights of models."""
+    from raymine.corpus.read import splits
+
+    plain = config.model_dump(exclude={"cost", "resources"})
+    files = [config.positives.path, *config.exclude, *([config.retrieve.run.path] if config.retrieve.run else [])]
+    contents: dict[str, Any] = {"files": [cache.content_hash(path) for path in files if storage.exists(path)]}
+    for name, source in (("corpus", config.corpus), ("queries", config.queries)):
+        if source is not None:
+            contents[name] = [split["content"] for split in splits(source, cache)]
+            plain[name].update(path=None, vectors=None)
+    plain["positives"]["path"], plain["exclude"] = None, []
+    if config.retrieve.run:
+        plain["retrieve"]["run"]["path"] = None
+    for name, model in (("embed", config.embed), ("rescore", config.rescore)):
+        if model is not None and model.model is not None:
+            plain[name]["model"] = model_fingerprint(local_model(model.model, model.revision), cache)
+    return fingerprint({"config": plain, "contents": contents})
+
+
+def _choose(workspace: str, identity: str) -> tuple[int, Round | None]:
+    """The number of the round to run, and the round of this identity if there is one already."""
+    try:
+        known = rounds(workspace)
+    except WorkspaceError:
+        return 1, None
+    same = [found for found in known if found.facts["identity"] == identity]
+    if same:
+        return same[-1].number, same[-1]
+    last = known[-1]
+    return (last.number + 1 if last.facts["state"] == "done" else last.number), None
+
+
+def _summary(context: Context, workspace: str) -> dict[str, Any]:
+    """What round.json keeps of a finished round; paths are relative to the workspace."""
+
+    def plain(shards: Sequence[Shard]) -> list[dict[str, Any]]:
+        return [replace(shard, path=storage.relative(shard.path, workspace)).to_json() for shard in shards]
+
+    tables, facts = context.tables, dict(context.facts)
+    formats = {name: plain(shards) for name, shards in facts.pop("formats").items()}
+    selection = facts.pop("selection")
+    names = ("corpus", "queries", "positives")
+    return {
+        "num_documents": tables.num_documents,
+        "num_queries": tables.num_queries,
+        "default_score": context.config.default_score,
+        **facts,
+        "selection": _summed(selection),
+        "formats": formats,
+        "tables": {name: plain(getattr(tables, name)) for name in names},
+    }
+
+
+def _summed(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sums of the numbers in several equal-shaped dicts (nested dicts likewise)."""
+    total: dict[str, Any] = {}
+    for info in infos:
+        for key, value in info.items():
+            if isinstance(value, dict):
+                total[key] = _summed([total.get(key, {}), value])
+            elif isinstance(value, int | float):
+                total[key] = total.get(key, 0) + value
+    return total
+
+
+def _index(facts: dict[str, Any], path: str, workspace: str) -> dict[str, Any]:
+    """shards/index.json: what was written, with rows, bytes and checksums; paths relative to the shards folder."""
+    base = storage.relative(storage.join(path, "shards"), workspace)
+    formats = {
+        name: [
+            {**{key: value for key, value in shard.items() if key != "first_row"},
+             "path": storage.relative(shard["path"], base)}
+            for shard in shards
+        ]
+        for name, shards in facts["formats"].items()
+    }  # fmt: skip
+    return {"run_id": facts["run_id"], "formats": formats}
+
+
+def _dataset(folder: str) -> pa.dataset.Dataset:
+    files = storage.list_files(folder, ".parquet")
+    if storage.is_local(folder):
+        return pa.dataset.dataset([str(storage.local_path(file)) for file in files], format="parquet")
+    fs, _ = storage.filesystem(folder)
+    return pa.dataset.dataset([storage.filesystem(file)[1] for file in files], filesystem=fs, format="parquet")
+
+
+def _read_all(folder: str) -> pa.Table:
+    return pa.concat_tables([storage.read_table(file) for file in storage.list_files(folder, ".parquet")])
+
+
+def cost_rows(found: Round) -> list[dict[str, Any]]:
+    """The cost table as plain values, for --json."""
+    return [asdict(cost) for cost in found.cost]

@@ -1,0 +1,156 @@
+"""Steps: what is done is found, what is not is done, and a task's fault costs no other task its work."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raymine import storage
+from raymine.artifacts import Artifacts, Record, Resources, Step, Task, Work
+from raymine.errors import InputError
+from raymine.executor.local import LocalExecutor
+
+CALLS: list[str] = []
+
+
+class Square:
+    """Writes the square of its task's number; refuses negative numbers, breaks on 13."""
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self, power: int = 2) -> None:
+        self.power = power
+
+    def __call__(self, task: Task) -> Record:
+        CALLS.append(task.key)
+        number = task.inputs["number"]
+        if number < 0:
+            return Record(problems=[f"file:{-number}: negative"])
+        if number == 13:
+            raise RuntimeError("broken")
+        shard = storage.write_table(f"{task.output}.parquet", pa.table({"n": [number**self.power]}))
+        return Record(outputs=[shard], rows_out=1, info={"number": number})
+
+
+class Twice(Square):
+    """Two calls in flight."""
+
+    calls_in_flight = 2
+
+
+def _step(numbers: Sequence[int], stage: Callable[..., Any] = Square, power: int = 2, **more: Any) -> Step:
+    tasks = [Task(f"n{number}", {"number": number}) for number in numbers]
+    return Step("square", stage, {"power": power}, {"power": power}, tasks, **more)
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Iterator[Artifacts]:
+    CALLS.clear()
+    yield Artifacts(str(tmp_path), LocalExecutor(), {"run_id": "run", "round": 1}, journal=str(tmp_path / "journal"))
+
+
+def _values(shards: Sequence[storage.Shard]) -> list[int]:
+    return [storage.read_table(shard.path)["n"][0].as_py() for shard in shards]
+
+
+@pytest.mark.parametrize("stage", [Square, Twice], ids=["one_call", "two_calls_in_flight"])
+def test_results_come_in_task_order(artifacts: Artifacts, stage: Callable[..., Any]) -> None:
+    """Whatever order the tasks end in."""
+    result = artifacts.run(_step([3, 1, 2, 5, 4], stage))
+    assert _values(result.shards) == [9, 1, 4, 25, 16]
+    assert [done.info["number"] for done in result.done] == [3, 1, 2, 5, 4]
+    assert result.num_reused == 0
+
+
+def test_a_second_run_does_nothing(artifacts: Artifacts) -> None:
+    """And gives the same shards, with their checksums."""
+    first = artifacts.run(_step([1, 2]))
+    CALLS.clear()
+    second = artifacts.run(_step([1, 2]))
+    assert CALLS == [] and second.num_reused == 2
+    assert second.shards == first.shards
+    assert [shard.sha256 for shard in second.shards] == [storage.sha256_of(shard.path) for shard in first.shards]
+
+
+def test_appended_tasks_cost_only_themselves(artifacts: Artifacts) -> None:
+    """The folder is named by what tasks share, so a longer corpus finds its old shards."""
+    artifacts.run(_step([1, 2]))
+    CALLS.clear()
+    assert _values(artifacts.run(_step([1, 2, 3])).shards) == [1, 4, 9]
+    assert CALLS == ["n3"]
+
+
+def test_another_identity_or_version_is_another_artifact(artifacts: Artifacts) -> None:
+    """Nothing is found under a changed config or code version."""
+
+    class Newer(Square):
+        VERSION = 2
+
+    assert _values(artifacts.run(_step([2])).shards) == [4]
+    assert _values(artifacts.run(_step([2], power=3)).shards) == [8]
+    artifacts.run(_step([2], Newer))
+    assert CALLS == ["n2"] * 3
+
+
+def test_a_fault_of_the_input_stops_the_step_but_not_its_other_tasks(artifacts: Artifacts) -> None:
+    """All faults come in one error; what was right is done and stays done."""
+    with pytest.raises(InputError, match=r"file:7: negative\nfile:8: negative"):
+        artifacts.run(_step([1, -8, 2, -7, 3]))
+    CALLS.clear()
+    assert _values(artifacts.run(_step([1, 2, 3])).shards) == [1, 4, 9]
+    assert CALLS == []
+
+
+def test_after_a_crash_only_what_was_in_flight_is_redone(artifacts: Artifacts) -> None:
+    """The tasks before the crash left their markers."""
+    with pytest.raises(RuntimeError, match="broken"):
+        artifacts.run(_step([1, 2, 13, 4]))
+    CALLS.clear()
+    assert _values(artifacts.run(_step([1, 2, 4])).shards) == [1, 4, 16]
+    assert CALLS == ["n4"]
+
+
+def test_an_output_that_is_gone_is_made_again(artifacts: Artifacts) -> None:
+    """A marker alone does not count."""
+    first = artifacts.run(_step([1, 2], folder="elsewhere"))
+    Path(first.shards[1].path).unlink()
+    CALLS.clear()
+    assert artifacts.run(_step([1, 2], folder="elsewhere")).shards == first.shards
+    assert CALLS == ["n2"]
+
+
+def test_shards_of_equal_content_are_done_once(artifacts: Artifacts) -> None:
+    """Two tasks of one key share one output."""
+    step = Step("square", Square, {}, {}, [Task("same", {"number": 3}), Task("same", {"number": 3})])
+    result = artifacts.run(step)
+    assert _values(result.shards) == [9, 9] and CALLS == ["same"]
+
+
+def test_a_marker_carries_the_ledger_row_and_relative_paths(artifacts: Artifacts, tmp_path: Path) -> None:
+    """So a workspace can be moved, and what was done before a crash is still accounted for."""
+    step = _step([2], resources=Resources(cpus=1, actors=0))
+    (done,) = artifacts.run(step).done
+    marker = storage.read_json(str(next(tmp_path.glob("artifacts/*/done/n2.json"))))
+    assert marker["outputs"][0]["path"] == f"artifacts/square-{step.fingerprint}/n2.parquet"
+    assert done.ledger["run_id"] == "run" and done.ledger["step"] == "square" and done.ledger["rows_out"] == 1
+    assert done.ledger["bytes_out"] == done.outputs[0].num_bytes > 0
+    assert 0 <= done.ledger["device_s"] <= done.ledger["wall_s"]
+
+
+def test_the_stage_is_built_only_where_there_is_work(artifacts: Artifacts) -> None:
+    """A finished step loads no model."""
+
+    class Counting(LocalExecutor):
+        built = 0
+
+        def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
+            Counting.built += 1
+            return super().run(step, tasks, make_work)
+
+    artifacts.executor = Counting()
+    artifacts.run(_step([1]))
+    artifacts.run(_step([1]))
+    assert Counting.built == 1
