@@ -163,7 +163,7 @@ def mine(
     facts: dict[str, Any] = {"state": "running", "identity": identity, "run_id": run_id, "executor": executor.name}
     storage.write_bytes(storage.join(path, "config.yaml"), dump_yaml(config).encode())
     storage.write_json(storage.join(path, "round.json"), facts)
-    from raymine.pipeline import run_round
+    from raymine.pipeline.run import run_round
 
     run = {"run_id": run_id, "round": number}
     artifacts = Artifacts(workspace, executor, run, watcher, storage.join(path, "steps"))

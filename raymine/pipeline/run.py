@@ -1,0 +1,57 @@
+"""One round as a list of steps: the only place that knows their order.
+
+    reading     read_documents, read_queries, read_judgements, select_queries, index_ids, (read_run,) resolve_ids,
+                join_positives
+    embedding   embed_queries, embed_documents                     per query block, per document shard
+    retrieval   search_exact | train_ivf, assign_queries, build_part, search_part, merge_shortlist, rescore_hits
+                query_terms, tokenize_documents, bm25_statistics, search_bm25      per document part
+                union_candidates                                   per query block
+                annotate_candidates                                per document shard: duplicates, dense scores
+    selection   prefilter                                          per query block: what needs no teacher
+                rescore                                            per document shard, through the teacher cache
+                select                                             per query block: verdicts, negatives
+                fetch_texts, write_<format>                        per document shard, per query block
+
+Steps alternate between passes over query blocks and passes over document shards; between them only pairs and scores
+travel, in bucketed files. A step's identity names its inputs by their contents, so each is found again when nothing that
+it depends on has changed. The driver holds manifests only: a few hundred bytes per shard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raymine.embed import describe as describe_embedder
+from raymine.pipeline import embedding, reading, retrieval, selection
+from raymine.pipeline.base import Context
+from raymine.rescore import describe as describe_teacher
+
+
+
+def run_round(context: Context) -> None:
+    """Runs all steps of a round, or finds what they made before; `context` then says what there is.
+
+    Raises:
+        UserError: the config, the input or the machine cannot do it.
+    """
+    config = context.config
+    embedder = describe_embedder(config.embed) if config.embed and config.embed.model else None
+    teacher = describe_teacher(config.rescore) if config.rescore else None
+    reading.read(context)
+    if config.has_embeddings:
+        embedding.embed(context, embedder)
+    sources: dict[str, dict[str, Any]] = {}
+    if config.retrieve.dense:
+        sources["dense"] = {"hits": retrieval.search_dense(context), "k": config.retrieve.dense.k}
+    if config.retrieve.bm25:
+        sources["bm25"] = {"hits": retrieval.search_bm25(context), "k": config.retrieve.bm25.k}
+    if config.retrieve.random:
+        sources["random"] = {"k": config.retrieve.random.k}
+    if config.retrieve.run:
+        sources["run"] = {"hits": context.tables.run, "k": config.retrieve.run.k}
+    context.facts["sources"] = list(sources)
+    candidates, notes = retrieval.candidates(context, sources)
+    verdicts, pairs = selection.prefilter(context, candidates, notes)
+    scores = selection.rescore(context, pairs, teacher) if teacher else None
+    selected = selection.select(context, verdicts, scores)
+    selection.write(context, selected)
