@@ -1,0 +1,10 @@
+"""Embedding: where vectors come from, by name."""
+
+from raymine.embed.base import Encoder
+from raymine.embed.precomputed import StoreVectors
+from raymine.embed.sentence_transformer import Description, describe
+from raymine.embed.stage import EmbedShard
+
+STAGES = {"sentence_transformer": EmbedShard, "precomputed": StoreVectors}
+
+__all__ = ["STAGES", "Description", "EmbedShard", "Encoder", "StoreVectors", "describe"]
