@@ -300,9 +300,13 @@ class Artifacts:
         step = replace(step, resources=self.executor.resolve(step.resources, len(missing)))
         folder = storage.join(self.workspace, step.folder) if step.folder else step_folder(self.workspace, step)
         ordinal = {task.key: number for number, task in enumerate(step.tasks)}
-        tasks = [Task(task.key, task.inputs, storage.join(folder, task.key), ordinal[task.key]) for task in missing]
+        tasks = [
+            replace(task, output=storage.join(folder, task.key), shard=ordinal[task.key])
+            for task in {task.key: task for task in missing}.values()  # shards of equal content are done once
+        ]
+        worker_step = replace(step, tasks=())  # a worker needs no list of all tasks
         problems: list[str] = []
-        for marker in self.executor.run(step, tasks, lambda: Work(step, self.workspace, self.run_facts)):
+        for marker in self.executor.run(step, tasks, lambda: Work(worker_step, self.workspace, self.run_facts)):
             problems += marker.get("problems", [])
             known[marker["key"]] = marker
             self.watcher.task_done(step, marker)
