@@ -52,12 +52,14 @@ class Rows:
         lines: per row, its line (text files, from 1) or row number (tables, from 0).
         columns: per wanted column one list of Python values; None where null or, if optional, where there is none.
         vectors: list array of the wanted vector column.
+        present: the optional columns that these rows, or some of them, do have.
     """
 
     path: str
     lines: Sequence[int]
     columns: dict[str, list[Any]]
     vectors: pa.Array | None = None
+    present: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.lines)

@@ -25,7 +25,7 @@ class BeirReader(JsonlReader):
                 got=" and ".join(storage.relative(file, path) for file in found) or f"no {kind}.jsonl in it",
                 expected=f"exactly one of {kind}.jsonl, {kind}.jsonl.gz, {kind}.jsonl.zst",
             )
-        return [{"path": found[0]}]
+        return super().splits(found[0], kind)
 
 
 def beir_files(path: str, kind: str) -> list[str]:

@@ -82,7 +82,8 @@ def table_rows(path: str, first_row: int, batch: pa.RecordBatch, columns: Column
     for name in columns.names:
         found = batch.schema.get_field_index(name) >= 0
         made[name] = values(path, numbers, batch.column(name), problems) if found else [None] * batch.num_rows
-    return Rows(path, numbers, made, batch.column(columns.vector) if columns.vector else None)
+    present = frozenset(name for name in columns.optional if name in batch.schema.names)
+    return Rows(path, numbers, made, batch.column(columns.vector) if columns.vector else None, present)
 
 
 def values(path: str, numbers: range, array: pa.Array, problems: Problems) -> list[Any]:
@@ -128,9 +129,10 @@ def _file_splits(path: str) -> list[dict[str, Any]]:
     num_bytes = 0
     for index, group in enumerate(groups):
         if not splits or num_bytes + group.total_byte_size > SPLIT_BYTES:
-            splits.append({"path": path, "row_groups": [index, index], "num_rows": 0})
+            splits.append({"path": path, "row_groups": [index, index], "num_rows": 0, "num_bytes": 0})
             num_bytes = 0
         splits[-1]["row_groups"][1] = index + 1
         splits[-1]["num_rows"] += group.num_rows
+        splits[-1]["num_bytes"] += sum(group.column(i).total_compressed_size for i in range(group.num_columns))
         num_bytes += group.total_byte_size
     return [split for split in splits if split["num_rows"]]

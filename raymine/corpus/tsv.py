@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from raymine.corpus.base import Columns, Problems, Rows, no_column
 from raymine.corpus.lines import place, text_lines
@@ -37,7 +36,7 @@ def tsv_rows(path: str, columns: Columns, problems: Problems) -> Iterator[Rows]:
             name: [row[at[name]] for row in fields] if name in at else [None] * len(lines) for name in columns.names
         }
         if lines:
-            yield Rows(path, lines, made)
+            yield Rows(path, lines, made, present=frozenset(at).intersection(columns.optional))
 
 
 def _fields(
