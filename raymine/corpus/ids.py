@@ -13,6 +13,8 @@ The judgements' file is streamed by every bucket.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +23,39 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
+from raymine.config import TextSource
+from raymine.corpus import READERS
+from raymine.corpus.base import MAX_PROBLEMS, Columns, Problems
+from raymine.corpus.judgements import judgement_faults
+from raymine.corpus.lines import place
+from raymine.corpus.parse import ids_of
 
 # Odd multipliers of a polynomial over the bytes and of the mixing after it (splitmix64's, Steele et al. 2014).
 BYTE_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 MIX_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where ids were read: the config, and the splits it was read in (inputs of the reader's tasks)."""
+
+    config: TextSource
+    splits: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The user's files behind a corpus, so that messages can name a file and a line.
+
+    Args:
+        documents: where documents were read.
+        judgement_paths: the files that `file` of schemas.JUDGED_PAIRS counts.
+        run_paths: the run files.
+    """
+
+    documents: Sequence[Origin]
+    judgement_paths: Sequence[str]
+    run_paths: Sequence[str] = ()
 
 
 def id_hashes(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
@@ -57,7 +88,8 @@ def id_hashes(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
 
 def id_buckets(ids: pa.Array | pa.ChunkedArray, num_buckets: int) -> NDArray[np.int64]:
     """The bucket of each id: int64 [n], from 0 to num_buckets - 1."""
-    return (id_hashes(ids) % np.uint64(num_buckets)).astype(np.int64)
+    buckets: NDArray[np.int64] = (id_hashes(ids) % np.uint64(num_buckets)).astype(np.int64)
+    return buckets
 
 
 def split_by_id(table: pa.Table, num_buckets: int) -> Iterator[pa.Table]:
@@ -84,6 +116,44 @@ def repeated(ids: pa.Array | pa.ChunkedArray) -> list[str]:
     counts = np.bincount(encoded.indices.to_numpy(), minlength=len(encoded.dictionary))
     values: list[str] = encoded.dictionary.take(pa.array(np.flatnonzero(counts > 1))).to_pylist()
     return values
+
+
+def duplicate_faults(ids: Sequence[str], what: str, origins: Sequence[Origin]) -> list[str]:
+    """One line for each id that occurs more than once, with its first two places: reads all sources again.
+
+    Args:
+        ids: at fault; the first MAX_PROBLEMS are looked up, the rest counted.
+        what: document or query.
+        origins: where to look.
+    """
+    if not ids:
+        return []
+    places = _places(set(ids[:MAX_PROBLEMS]), origins)
+    lines = []
+    for name in ids[:MAX_PROBLEMS]:
+        first, second = (places[name] + ["", ""])[:2]
+        lines.append(f"{second or origins[0].config.path}: {what} id {name!r} is not unique, it is also at {first}")
+    num_more = len(ids) - len(lines)
+    return [
+        *lines,
+        *([f"{origins[0].config.path}: {num_more} more {what} ids that are not unique"] if num_more else []),
+    ]
+
+
+def _places(wanted: set[str], origins: Sequence[Origin]) -> dict[str, list[str]]:
+    """Where each id is, in the order of reading."""
+    places: dict[str, list[str]] = {name: [] for name in wanted}
+    for origin in origins:
+        columns = Columns((origin.config.id_column,))
+        for split in origin.splits:
+            if split["path"] is None:  # only vectors: the ids are row numbers
+                continue
+            problems = Problems()
+            for rows in READERS[split["format"]].rows(split, columns, problems):
+                for index, name in enumerate(ids_of(rows, origin.config, problems)):
+                    if name in wanted:
+                        places[name].append(rows.place(index))
+    return places
 
 
 def resolve(pairs: pa.Table, ids: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -150,6 +220,76 @@ class IndexIds:
         rows = id_rows(corpus, task.inputs["first_row"])
         shard = storage.write_buckets(f"{task.output}.arrow", schemas.ID_ROWS, split_by_id(rows, self.num_buckets))
         return Record([shard], rows_in=corpus.num_rows, rows_out=corpus.num_rows, bytes_in=corpus.nbytes)
+
+
+class ResolveIds:
+    """Joins one bucket of document ids with the judgements and runs that name them.
+
+    Settings: `id_files`, the `.arrow` of every document shard; `num_buckets`; `block_starts`, first row of each query
+    block; `pairs`, the path of schemas.JUDGED_PAIRS; `runs`, the `.arrow` of every run (schemas.RUN_LINES); `sources`,
+    for messages only. Inputs: {"bucket": h}. Outputs, bucketed by query block: `{output}.positives.arrow`
+    (schemas.RESOLVED_PAIRS) and, if there are runs, `{output}.run.arrow` (schemas.HITS, all of rank 0, in no order).
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(
+        self,
+        id_files: Sequence[str],
+        num_buckets: int,
+        block_starts: Sequence[int],
+        pairs: str | None,
+        runs: Sequence[str],
+        sources: Sources,
+    ) -> None:
+        self.id_files, self.num_buckets, self.block_starts = id_files, num_buckets, block_starts
+        self.pairs, self.runs, self.sources = pairs, runs, sources
+
+    def __call__(self, task: Task) -> Record:
+        bucket = task.inputs["bucket"]
+        ids = storage.read_buckets(self.id_files, bucket, schemas.ID_ROWS)
+        problems = duplicate_faults(repeated(ids["doc_id"]), "document", self.sources.documents)
+        if problems:
+            return Record(problems=problems)
+        pairs, unknown = resolve(self._judged(bucket), ids)
+        problems = judgement_faults(
+            unknown, self.sources.judgement_paths, "doc_id", "is judged, but is not in the corpus"
+        )
+        hits = [
+            self._run_hits(storage.read_bucket(file, bucket), path, ids, problems)
+            for file, path in zip(self.runs, self.sources.run_paths, strict=True)
+        ]
+        if problems:
+            return Record(problems=problems)
+        outputs = [self._write(f"{task.output}.positives.arrow", schemas.RESOLVED_PAIRS, pairs)]
+        if hits:
+            outputs.append(self._write(f"{task.output}.run.arrow", schemas.HITS, pa.concat_tables(hits)))
+        return Record(outputs, ids.num_rows, sum(shard.num_rows for shard in outputs), bytes_in=ids.nbytes)
+
+    def _judged(self, bucket: int) -> pa.Table:
+        """The judged pairs of the bucket, from a stream of all of them."""
+        kept = []
+        if self.pairs is not None:
+            with storage.parquet_file(self.pairs) as file:
+                for batch in file.iter_batches():
+                    is_here = id_buckets(batch["doc_id"], self.num_buckets) == bucket
+                    kept.append(batch.filter(pa.array(is_here)))
+        return pa.Table.from_batches(kept, schemas.JUDGED_PAIRS)
+
+    def _run_hits(self, lines: pa.Table, path: str, ids: pa.Table, problems: list[str]) -> pa.Table:
+        found, unknown = resolve(lines, ids)
+        shown = unknown.slice(0, MAX_PROBLEMS).select(["line", "doc_id"]).to_pylist()
+        problems += [f"{place(path, row['line'])}: {row['doc_id']!r} is not in the corpus" for row in shown]
+        ranks = pa.array(np.zeros(found.num_rows, np.int32))
+        columns = [found["query_row"], found["doc_row"], ranks, found["score"]]
+        return pa.Table.from_arrays(columns, schema=schemas.HITS)
+
+    def _write(self, path: str, schema: pa.Schema, table: pa.Table) -> storage.Shard:
+        rows = table["query_row"].to_numpy()
+        return storage.write_buckets(
+            path, schema, storage.split_by(rows, self.block_starts, table.select(schema.names))
+        )
 
 
 class JoinPositives:
