@@ -1,15 +1,23 @@
 """Merging of top-k lists, and the one tie rule of the project.
 
 Order everywhere: score descending, then doc_row ascending. With that rule the top-k of a whole equals the merged top-k
-of any split of it, which is what lets parts be searched anywhere and in any order.
+of any split of it, which is what lets parts be searched anywhere and in any order. It needs scores whose bits do not
+depend on the split either: `pair_scores` is the one inner product from which every dense score comes.
 
-Cost: one lexsort over all hits of a query block, O(n log n) time and a few times the block's memory.
+Cost: one lexsort over all hits of a query block, O(n log n) time and a few times the block's memory; a pair's score
+reads its two vectors once.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+# Elements of one chunk of pairs: 1 MB of float64 per side, which stays in a core's second-level cache (measured on
+# 200,000 pairs of 256 dimensions: 0.05 s in chunks of 2^17 elements, 0.17 s in chunks of 2^21).
+PAIR_CHUNK_ELEMENTS = 1 << 17
 
 
 def ranks_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -47,3 +55,47 @@ def merge_topk(
     kept = ranks < k
     order = order[kept]
     return query_rows[order], doc_rows[order], ranks[kept].astype(np.int32), scores[order]
+
+
+def pair_scores(queries: NDArray[np.floating[Any]], docs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Inner product of each query with the document at the same position.
+
+    Products of float16 or float32 values are exact in float64 and every row is summed by itself, so a pair's score has
+    the same bits whatever the batch, the part or the number of threads.
+
+    Args:
+        queries: float16 or float32 [n, dim].
+        docs: float16 or float32 [n, dim].
+
+    Returns:
+        float32 [n].
+    """
+    everything = np.arange(len(queries))
+    return gathered_scores(queries, docs, everything, everything)
+
+
+def gathered_scores(
+    queries: NDArray[np.floating[Any]],
+    docs: NDArray[np.floating[Any]],
+    query_index: NDArray[np.int64],
+    doc_index: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """pair_scores of (queries[query_index], docs[doc_index]), gathered in small chunks.
+
+    Args:
+        queries: float16 or float32 [num_queries, dim].
+        docs: float16 or float32 [num_docs, dim].
+        query_index: int64 [n].
+        doc_index: int64 [n].
+
+    Returns:
+        float32 [n].
+    """
+    scores = np.empty(len(query_index), np.float32)
+    step = max(1, PAIR_CHUNK_ELEMENTS // max(1, queries.shape[1]))
+    for begin in range(0, len(scores), step):
+        chunk = slice(begin, begin + step)
+        left = queries[query_index[chunk]].astype(np.float64)
+        right = docs[doc_index[chunk]].astype(np.float64)
+        scores[chunk] = np.einsum("ij,ij->i", left, right)
+    return scores
