@@ -13,8 +13,6 @@ The judgements' file is streamed by every bucket.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,39 +21,17 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.config import TextSource
+from raymine.config import CorpusConfig, TextSource
 from raymine.corpus import READERS
 from raymine.corpus.base import MAX_PROBLEMS, Columns, Problems
 from raymine.corpus.judgements import judgement_faults
 from raymine.corpus.lines import place
 from raymine.corpus.parse import ids_of
+from raymine.corpus.splits import splits
 
 # Odd multipliers of a polynomial over the bytes and of the mixing after it (splitmix64's, Steele et al. 2014).
 BYTE_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 MIX_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where ids were read: the config, and the splits it was read in (inputs of the reader's tasks)."""
-
-    config: TextSource
-    splits: Sequence[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The user's files behind a corpus, so that messages can name a file and a line.
-
-    Args:
-        documents: where documents were read.
-        judgement_paths: the files that `file` of schemas.JUDGED_PAIRS counts.
-        run_paths: the run files.
-    """
-
-    documents: Sequence[Origin]
-    judgement_paths: Sequence[str]
-    run_paths: Sequence[str] = ()
 
 
 def id_hashes(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
@@ -118,41 +94,38 @@ def repeated(ids: pa.Array | pa.ChunkedArray) -> list[str]:
     return values
 
 
-def duplicate_faults(ids: Sequence[str], what: str, origins: Sequence[Origin]) -> list[str]:
-    """One line for each id that occurs more than once, with its first two places: reads all sources again.
+def duplicate_faults(ids: Sequence[str], what: str, config: TextSource | None) -> list[str]:
+    """One line for each id that occurs more than once, with its first two places: reads the source again.
 
     Args:
         ids: at fault; the first MAX_PROBLEMS are looked up, the rest counted.
         what: document or query.
-        origins: where to look.
+        config: where they were read; None: made of texts.
     """
     if not ids:
         return []
-    places = _places(set(ids[:MAX_PROBLEMS]), origins)
+    source = (config and (config.path or config.vectors)) or "text pairs"
+    places = _places(set(ids[:MAX_PROBLEMS]), config)
     lines = []
     for name in ids[:MAX_PROBLEMS]:
-        first, second = (places[name] + ["", ""])[:2]
-        lines.append(f"{second or origins[0].config.path}: {what} id {name!r} is not unique, it is also at {first}")
+        first, *others = [*places[name], source]
+        also = f", it is also at {first}" if others else ""
+        lines.append(f"{others[0] if others else first}: {what} id {name!r} is not unique{also}")
     num_more = len(ids) - len(lines)
-    return [
-        *lines,
-        *([f"{origins[0].config.path}: {num_more} more {what} ids that are not unique"] if num_more else []),
-    ]
+    return [*lines, *([f"{source}: {num_more} more {what} ids are not unique"] if num_more else [])]
 
 
-def _places(wanted: set[str], origins: Sequence[Origin]) -> dict[str, list[str]]:
+def _places(wanted: set[str], config: TextSource | None) -> dict[str, list[str]]:
     """Where each id is, in the order of reading."""
     places: dict[str, list[str]] = {name: [] for name in wanted}
-    for origin in origins:
-        columns = Columns((origin.config.id_column,))
-        for split in origin.splits:
-            if split["path"] is None:  # only vectors: the ids are row numbers
-                continue
-            problems = Problems()
-            for rows in READERS[split["format"]].rows(split, columns, problems):
-                for index, name in enumerate(ids_of(rows, origin.config, problems)):
-                    if name in wanted:
-                        places[name].append(rows.place(index))
+    if config is None or config.path is None:
+        return places
+    problems = Problems()
+    for split in splits(config, storage.HashCache()):
+        for rows in READERS[split["format"]].rows(split, Columns((config.id_column,)), problems):
+            for index, name in enumerate(ids_of(rows, config, problems)):
+                if name in wanted:
+                    places[name].append(rows.place(index))
     return places
 
 
@@ -225,10 +198,11 @@ class IndexIds:
 class ResolveIds:
     """Joins one bucket of document ids with the judgements and runs that name them.
 
-    Settings: `id_files`, the `.arrow` of every document shard; `num_buckets`; `block_starts`, first row of each query
-    block; `pairs`, the path of schemas.JUDGED_PAIRS; `runs`, the `.arrow` of every run (schemas.RUN_LINES); `sources`,
-    for messages only. Inputs: {"bucket": h}. Outputs, bucketed by query block: `{output}.positives.arrow`
-    (schemas.RESOLVED_PAIRS) and, if there are runs, `{output}.run.arrow` (schemas.HITS, all of rank 0, in no order).
+    Settings: `id_files`, the `.arrow` of every document shard; `pairs`, the path of schemas.JUDGED_PAIRS; `runs`, the
+    `.arrow` of every run (schemas.RUN_LINES); `block_starts`, first row of each query block; and for messages only
+    `corpus`, `sources` (the paths that `file` of the pairs counts) and `run_sources` (the paths of the run files).
+    Inputs: {"bucket": h}. Outputs, bucketed by query block: `{output}.positives.arrow` (schemas.RESOLVED_PAIRS) and, if
+    there are runs, `{output}.run.arrow` (schemas.HITS, all of rank 0, in no order).
     """
 
     VERSION = 1
@@ -237,28 +211,26 @@ class ResolveIds:
     def __init__(
         self,
         id_files: Sequence[str],
-        num_buckets: int,
-        block_starts: Sequence[int],
-        pairs: str | None,
+        pairs: str,
         runs: Sequence[str],
-        sources: Sources,
+        block_starts: Sequence[int],
+        corpus: CorpusConfig | None,
+        sources: Sequence[str],
+        run_sources: Sequence[str] = (),
     ) -> None:
-        self.id_files, self.num_buckets, self.block_starts = id_files, num_buckets, block_starts
-        self.pairs, self.runs, self.sources = pairs, runs, sources
+        self.id_files, self.pairs, self.runs, self.block_starts = id_files, pairs, runs, block_starts
+        self.corpus, self.sources, self.run_sources = corpus, sources, run_sources
 
     def __call__(self, task: Task) -> Record:
         bucket = task.inputs["bucket"]
         ids = storage.read_buckets(self.id_files, bucket, schemas.ID_ROWS)
-        problems = duplicate_faults(repeated(ids["doc_id"]), "document", self.sources.documents)
-        if problems:
+        if problems := duplicate_faults(repeated(ids["doc_id"]), "document", self.corpus):
             return Record(problems=problems)
         pairs, unknown = resolve(self._judged(bucket), ids)
-        problems = judgement_faults(
-            unknown, self.sources.judgement_paths, "doc_id", "is judged, but is not in the corpus"
-        )
+        problems = judgement_faults(unknown, self.sources, "doc_id", "is judged, but is not in the corpus")
         hits = [
             self._run_hits(storage.read_bucket(file, bucket), path, ids, problems)
-            for file, path in zip(self.runs, self.sources.run_paths, strict=True)
+            for file, path in zip(self.runs, self.run_sources, strict=True)
         ]
         if problems:
             return Record(problems=problems)
@@ -269,12 +241,12 @@ class ResolveIds:
 
     def _judged(self, bucket: int) -> pa.Table:
         """The judged pairs of the bucket, from a stream of all of them."""
-        kept = []
-        if self.pairs is not None:
-            with storage.parquet_file(self.pairs) as file:
-                for batch in file.iter_batches():
-                    is_here = id_buckets(batch["doc_id"], self.num_buckets) == bucket
-                    kept.append(batch.filter(pa.array(is_here)))
+        num_buckets = _num_buckets(self.id_files[0])
+        with storage.parquet_file(self.pairs) as file:
+            kept = [
+                batch.filter(pa.array(id_buckets(batch["doc_id"], num_buckets) == bucket))
+                for batch in file.iter_batches()
+            ]
         return pa.Table.from_batches(kept, schemas.JUDGED_PAIRS)
 
     def _run_hits(self, lines: pa.Table, path: str, ids: pa.Table, problems: list[str]) -> pa.Table:
@@ -314,6 +286,11 @@ class JoinPositives:
         ]
         rows_out = positives.num_rows + excluded.num_rows
         return Record(shards, rows_in=pairs.num_rows, rows_out=rows_out, bytes_in=pairs.nbytes)
+
+
+def _num_buckets(path: str) -> int:
+    with storage.opened(path) as source, pa.ipc.open_file(source) as reader:
+        return int(reader.num_record_batches)
 
 
 def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.corpus.ids import Origin, duplicate_faults, repeated
+from raymine.config import QueriesConfig
+from raymine.corpus.ids import duplicate_faults, repeated
 from raymine.corpus.judgements import judgement_faults
 from raymine.storage import Shard
 
@@ -111,8 +112,8 @@ def reblock(tables: Iterator[pa.Table], num_rows: int) -> Iterator[pa.Table]:
 class SelectQueries:
     """Keeps the queries that have a positive, in blocks of dense rows, and their judged pairs: one task.
 
-    Settings: `block_queries`, queries per block; `judgement_paths`, the files that JUDGEMENTS.file counts, and
-    `origin`, where the queries were read (both for messages only).
+    Settings: `block_queries`, queries per block; and for messages only `sources`, the paths that JUDGEMENTS.file
+    counts, and `config` (None: the queries were made of text pairs).
     Inputs: {"queries": raw shards, "query_vectors": a shard of vectors beside each, or [], "judgements": path}.
     Outputs: the blocks `{output}-{b:05d}.parquet`; with vectors, as many `{output}-{b:05d}.vectors.parquet`; last
     `{output}-pairs.parquet`, schemas.JUDGED_PAIRS.
@@ -121,17 +122,17 @@ class SelectQueries:
     VERSION = 1
     calls_in_flight = 1
 
-    def __init__(self, block_queries: int, judgement_paths: Sequence[str], origin: Origin) -> None:
-        self.block_queries, self.judgement_paths, self.origin = block_queries, judgement_paths, origin
+    def __init__(self, block_queries: int, sources: Sequence[str], config: QueriesConfig | None) -> None:
+        self.block_queries, self.sources, self.config = block_queries, sources, config
 
     def __call__(self, task: Task) -> Record:
         paths, vector_paths = task.inputs["queries"], task.inputs["query_vectors"]
         if not paths:
-            return Record(problems=[f"{self.origin.config.path}: no queries"])
+            return Record(problems=[f"{self.sources[0] if self.config is None else self.config.path}: no queries"])
         tables = [storage.read_table(path, ["query_id"]) for path in paths]
         query_ids = pa.concat_tables(tables)["query_id"].combine_chunks()
         judgements = storage.read_table(task.inputs["judgements"])
-        if problems := duplicate_faults(repeated(query_ids), "query", [self.origin]):
+        if problems := duplicate_faults(repeated(query_ids), "query", self.config):
             return Record(problems=problems)
         selection = select_queries(query_ids, judgements)
         if problems := self._problems(selection, len(query_ids), judgements.num_rows):
@@ -155,12 +156,12 @@ class SelectQueries:
 
     def _problems(self, selection: Selection, num_queries: int, num_judgements: int) -> list[str]:
         what = "is judged, but is not among the queries"
-        problems = judgement_faults(selection.unknown, self.judgement_paths, "query_id", what)
+        problems = judgement_faults(selection.unknown, self.sources, "query_id", what)
         if not problems and not selection.is_kept.any():
             reason = f"{num_queries} queries, {num_judgements} judgements"
             void = selection.num_positives_excluded
             reason += f", {void} positives void because they are among those to exclude" if void else ""
-            problems.append(f"{self.judgement_paths[0]}: no query has a positive ({reason})")
+            problems.append(f"{self.sources[0]}: no query has a positive ({reason})")
         return problems
 
     def _write(self, output: str, paths: Sequence[str], masks: Sequence[NDArray[np.bool_]], suffix: str) -> list[Shard]:
