@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def row(query: int, doc: int, **columns: Any) -> Row:
-    """A candidate: `relevance`, `dense`, `bm25`, `teacher` are scores by their source's name, `dense_rank` etc. ranks."""
+    """A candidate: `dense`, `bm25` and `teacher` are its scores, the other columns go by their own names."""
     made = {"query_row": query, "doc_row": doc, "dropped_by": None}
     for name, value in columns.items():
         made[f"{name}_score" if name in ("dense", "bm25", "teacher") else name] = value
