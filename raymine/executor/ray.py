@@ -161,7 +161,9 @@ def check_fit(name: str, resources: Resources, nodes: Sequence[dict[str, float]]
     if asked <= fit:
         return
     cpus, gpus, spare = resources.cpus, resources.gpus or 0, _spare(resources, nodes)
-    needs = f"{asked} x {cpus} CPU = {asked * cpus} CPUs" + (f", {asked} x {gpus:g} GPU = {asked * gpus:g} GPUs" * bool(gpus))
+    needs = f"{asked} x {cpus} CPU = {asked * cpus} CPUs" + (
+        f", {asked} x {gpus:g} GPU = {asked * gpus:g} GPUs" * bool(gpus)
+    )
     has = f"{_total(nodes, 'CPU')} CPUs and {_total(nodes, 'GPU')} GPUs on {len(nodes)} nodes"
     free = f", and {spare} CPU free, without which Ray can wait for ever" if spare else ""
     raise ResourceError(
