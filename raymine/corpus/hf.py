@@ -25,7 +25,7 @@ class HfReader:
     """Reads a folder written by `datasets.Dataset.save_to_disk`."""
 
     def splits(self, path: str, kind: str) -> list[dict[str, Any]]:
-        return [{"path": file} for file in hf_files(path)]
+        return [{"path": file} for file in hf_files(path) if _has_rows(file)]
 
     def rows(self, split: dict[str, Any], columns: Columns, problems: Problems) -> Iterator[Rows]:
         return arrow_rows(split["path"], columns, problems)
@@ -64,6 +64,14 @@ def hf_files(path: str) -> list[str]:
     if missing:
         raise InputError(f"{missing[0]}: no such file, but {STATE} lists it", fix="copy the whole folder again")
     return files
+
+
+def _has_rows(path: str) -> bool:
+    try:
+        with _opened(path) as (_, batches):
+            return any(batch.num_rows for batch in batches)
+    except (pa.ArrowInvalid, OSError):
+        return True  # the file's own task says what is wrong with it
 
 
 def arrow_rows(path: str, columns: Columns, problems: Problems) -> Iterator[Rows]:
