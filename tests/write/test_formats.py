@@ -1,0 +1,159 @@
+"""Every format, with and without scores, against rows made by loops; the stage on files."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import numpy as np
+import pytest
+from write_cases import Case
+
+from raymine import schemas, storage
+from raymine.artifacts import Task
+from raymine.config import WriteConfig
+from raymine.write import FORMATS
+from raymine.write.stage import Counts, WriteShard, groups, training_rows, whole_group
+
+NAMES = list(FORMATS)
+
+
+def made(case, name, scores):
+    """Rows and counts of a case in a format."""
+    counts = Counts()
+    tables = training_rows(case.block(), FORMATS[name], "teacher" if scores else None, counts)
+    return [row for table in tables for row in table.to_pylist()], counts
+
+
+def close(rows):
+    """Rows with scores rounded to what a float32 holds."""
+    return json.loads(json.dumps(rows), parse_float=lambda text: float(np.float32(text)))
+
+
+@pytest.mark.parametrize("scores", [False, True], ids=["labels", "scores"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_are_those_of_loops(name, scores, seed):
+    """Same rows, same order, same columns, whatever is short, dropped, unscored or forbidden."""
+    case = Case(seed)
+    rows, counts = made(case, name, scores)
+    assert close(rows) == close(case.rows(name, scores))
+    assert counts.num_rows == len(rows)
+
+
+def test_every_format_of_the_config_has_a_writer():
+    """The dict of formats and the config know the same names."""
+    assert set(FORMATS) == set(get_args(get_args(WriteConfig.model_fields["formats"].annotation)[0]))
+
+
+@pytest.mark.parametrize(
+    "name, scores, columns",
+    [
+        ("triplet", False, {"anchor": "string", "positive": "string", "negative": "string"}),
+        ("n-tuple", True, {"anchor": "string", "positive": "string", "negative_1": "string", "scores": "list<float>"}),
+        ("labeled-pair", False, {"anchor": "string", "positive": "string", "label": "int64"}),
+        ("labeled-pair", True, {"anchor": "string", "positive": "string", "score": "float"}),
+        ("labeled-list", False, {"anchor": "string", "positive": "list<string>", "labels": "list<int64>"}),
+        ("labeled-list", True, {"anchor": "string", "positive": "list<string>", "scores": "list<float>"}),
+    ],
+)
+def test_columns_are_those_that_trainers_know(name, scores, columns):
+    """Names and types, of a block with rows and of one without."""
+    for case in (Case(0, n=1, gaps=False), Case(0, n=1, num_queries=0)):
+        if not case.num_queries:
+            case.num_queries, case.positives[50], case.negatives[50] = 1, [], []
+        table = next(training_rows(case.block(), FORMATS[name], "teacher" if scores else None, Counts()))
+        types = {field.name: str(field.type).replace("element: ", "") for field in table.schema}
+        assert types == columns
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_change_nothing(name, size):
+    """Rows made some queries at a time are the rows made at once."""
+    case = Case(3)
+    whole = whole_group(case.block(), None, Counts())
+    parts = [FORMATS[name].make(part, False).table.to_pylist() for part in groups(whole, size)]
+    assert [row for part in parts for row in part] == case.rows(name, False)
+
+
+def test_what_is_left_out_is_counted():
+    """A positive with too few negatives, a document without score, a positive without text."""
+    case = Case(0, n=2, num_queries=3, gaps=False)
+    case.positives = {50: [1], 51: [2], 52: [3, 4]}
+    case.negatives = {50: [10, 11], 51: [12], 52: []}
+    pairs = [(q, d) for side in (case.positives, case.negatives) for q, docs in side.items() for d in docs]
+    case.score = dict.fromkeys(pairs, 0.5) | {(50, 10): None}
+    case.text = lambda doc: " " if doc == 4 else f"text {doc}"
+    assert vars(made(case, "n-tuple", False)[1]) == {
+        "num_rows": 1,
+        "num_left_out": 2,
+        "num_without_text": 1,
+        "num_without_score": 0,
+    }
+    assert vars(made(case, "triplet", True)[1]) == {
+        "num_rows": 2,
+        "num_left_out": 1,
+        "num_without_text": 1,
+        "num_without_score": 1,
+    }
+    assert made(case, "labeled-pair", False)[1].num_rows == 6
+    assert made(case, "flagembedding", False)[1].num_left_out == 1
+
+
+def test_a_text_that_was_not_fetched_is_a_bug():
+    """A row must not go missing because its text did."""
+    block = Case(0, gaps=False).block()
+    broken = type(block)(**{**vars(block), "texts": block.texts.slice(1)})
+    with pytest.raises(ValueError, match="1 emitted documents were not fetched"):
+        whole_group(broken, None, Counts())
+
+
+def run_stage(folder, case, name, score, out="out"):
+    """The case through files and the stage."""
+    block = case.block()
+    paths = {n: str(folder / f"{n}.parquet") for n in ("queries", "verdicts", "negatives", "shortfall", "forbidden")}
+    for n, path in paths.items():
+        storage.write_table(path, getattr(block, n))
+    empty = schemas.TEXTS.empty_table()
+    for number, texts in enumerate((block.texts.slice(0, 5), block.texts.slice(5))):
+        storage.write_buckets(str(folder / f"{number}.arrow"), schemas.TEXTS, [empty, texts])
+    stage = WriteShard(name, score, [str(folder / "0.arrow"), str(folder / "1.arrow")])
+    inputs = {"bucket": 1, "first_row": case.first_row, **paths}
+    return stage(Task("part-0", inputs, output=str(folder / out / "part-0")))
+
+
+@pytest.mark.parametrize("score", [None, "teacher"], ids=["labels", "scores"])
+@pytest.mark.parametrize("name", NAMES)
+def test_stage_writes_a_shard(tmp_path, name, score):
+    """Parquet, or JSON lines, with the case's rows; the same bytes again."""
+    case = Case(4)
+    record = run_stage(tmp_path, case, name, score)
+    path = record.outputs[0].path
+    assert path == str(tmp_path / "out" / f"part-0.{FORMATS[name].extension}")
+    if path.endswith(".jsonl"):
+        rows = [json.loads(line) for line in (tmp_path / "out" / "part-0.jsonl").read_text().splitlines()]
+    else:
+        rows = storage.read_table(path).to_pylist()
+    assert close(rows) == close(case.rows(name, score is not None))
+    assert record.rows_out == record.info["num_rows"] == len(rows)
+    assert run_stage(tmp_path, case, name, score, "again").outputs[0].sha256 == record.outputs[0].sha256
+
+
+def test_json_scores_are_short(tmp_path):
+    """A float32 is written with the digits that it needs: 0.9, not 0.8999999761581421."""
+    case = Case(0, n=1, num_queries=1, gaps=False)
+    case.score = dict.fromkeys(case.score, 0.9)
+    run_stage(tmp_path, case, "flagembedding", "teacher")
+    line = (tmp_path / "out" / "part-0.jsonl").read_text()
+    assert json.loads(line)["neg_scores"] == [0.9] and "ü" in line
+
+
+def test_a_shard_without_rows_can_be_read(tmp_path):
+    """All queries were dropped: the file has its columns and no rows."""
+    case = Case(0)
+    case.dropped = set(case.positives)
+    case.negatives = {query: [] for query in case.positives}
+    case.forbidden = set()
+    table = storage.read_table(run_stage(tmp_path, case, "triplet", None).outputs[0].path)
+    assert table.num_rows == 0 and table.column_names == ["anchor", "positive", "negative"]
