@@ -10,7 +10,6 @@ of the files. Repeated judgements of a pair are kept here and joined where pairs
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from raymine.corpus.lines import place, text_lines
 from raymine.errors import InputError
 
 BATCH_ROWS = 65536
-INTEGRAL = re.compile(r"[+-]?[0-9]+(\.0*)?")
+INTEGRAL = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 MAX_RELEVANCE = 2**31 - 1
 TREC_ITERATIONS = ("0", "Q0")  # what the unused second column of TREC judgements holds
 
@@ -97,18 +96,18 @@ def judgement_files(positives: PositivesConfig, exclude: Sequence[str] = ()) -> 
 
 
 def integral(value: Any) -> int | None:
-    """An integer given as 1, 1.0, "1" or "1.0"; None for anything else."""
+    """A 32-bit integer given as 1, 1.0, "1" or "1.0"; None for anything else."""
     if isinstance(value, str):
         return _integral_text(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_RELEVANCE:
         return None
-    return int(value) if math.isfinite(value) and value == int(value) else None
+    return int(value) if value == int(value) else None
 
 
 @lru_cache(4096)  # judgements have a handful of spellings
 def _integral_text(text: str) -> int | None:
     text = text.strip()
-    return int(text.partition(".")[0]) if INTEGRAL.fullmatch(text) else None
+    return integral(int(text.partition(".")[0])) if INTEGRAL.fullmatch(text) else None
 
 
 def id_text(value: Any) -> str | None:
@@ -234,7 +233,7 @@ def judgement_table(rows: Rows, names: Sequence[str], file: int, excluded: bool,
         relevances = [integral(value) for value in rows.columns[names[2]]]
     kept = []
     for index, (query_id, doc_id, relevance) in enumerate(zip(query_ids, doc_ids, relevances, strict=True)):
-        if query_id is None or doc_id is None or relevance is None or abs(relevance) > MAX_RELEVANCE:
+        if query_id is None or doc_id is None or relevance is None:
             problems.add(rows.place(index), _row_fault(rows, names, index))
         else:
             kept.append(index)

@@ -22,7 +22,7 @@ from raymine.config import PositivesConfig
 from raymine.corpus import jsonl, parquet, tsv
 from raymine.corpus.base import Columns, Problems, Rows
 from raymine.corpus.batches import Batch
-from raymine.corpus.judgements import MAX_RELEVANCE, TableFile, integral, table_files
+from raymine.corpus.judgements import TableFile, integral, table_files
 from raymine.corpus.read import ShardWriter
 from raymine.errors import InputError
 
@@ -94,7 +94,7 @@ def check_pairs(rows: Rows, config: PositivesConfig, problems: Problems) -> tupl
     for index, ((query, positive), value) in enumerate(zip(texts, given, strict=True)):
         relevance = 1 if value is None and is_optional else integral(value)
         fault = _text_fault("query", query) or _text_fault("positive", positive)
-        if relevance is None or abs(relevance) > MAX_RELEVANCE:
+        if relevance is None:
             fault = fault or (
                 f"{value!r} is no relevance, expected an integer (positives.relevance_column: null if all are positive)"
             )
