@@ -17,7 +17,7 @@ from raymine.corpus.base import Problems, Rows
 from raymine.corpus.lines import place
 from raymine.corpus.parse import DEFAULT_TITLE, check_query_texts, columns_of, ids_of, texts_of
 from raymine.corpus.splits import check_num_vectors
-from raymine.corpus.vectors import Matrix, check_vectors, column_matrix, npy_rows
+from raymine.corpus.vectors import Matrix, check_vectors, column_matrix, first_length, npy_rows
 
 VECTOR_BATCH_ROWS = 8192
 
@@ -111,6 +111,8 @@ def _of_column(
 ) -> Matrix:
     """The vectors of the rows that have a text, from a list column."""
     kept = np.flatnonzero(has_text)
+    # An empty document's vector is not checked, but tells the length where no other row does.
+    dim = dim or first_length(column, rows.place)
     where: Callable[[int], str] = lambda row: rows.place(int(kept[row]))  # noqa: E731
     vectors = column_matrix(column.take(pa.array(kept)), where, dim, problems)
     check_vectors(vectors, where, problems)

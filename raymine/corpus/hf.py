@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from raymine import storage
 from raymine.corpus.base import Columns, Problems, Rows, no_column
-from raymine.corpus.lines import place
-from raymine.corpus.parquet import table_rows
+from raymine.corpus.parquet import damaged, table_rows
 from raymine.errors import InputError
 
 STATE, DICT = "state.json", "dataset_dict.json"
@@ -92,7 +91,7 @@ def arrow_rows(path: str, columns: Columns, problems: Problems) -> Iterator[Rows
                     yield table_rows(path, first_row, part, columns, problems)
                     first_row += part.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{place(path, first_row)}: the Arrow file is damaged", got=str(error)) from error
+        raise damaged(path, first_row, error) from error
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def parquet_rows(
                 yield table_rows(path, first_row, batch, columns, problems)
                 first_row += batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{place(path, first_row)}: the Parquet file is damaged", got=str(error)) from error
+            raise damaged(path, first_row, error) from error
 
 
 def opened_parquet(path: str) -> pq.ParquetFile:
@@ -73,6 +73,13 @@ def opened_parquet(path: str) -> pq.ParquetFile:
         raise InputError(f"{path}: no such file", fix="correct the path") from error
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: not a Parquet file, or a truncated one", got=str(error)) from error
+
+
+def damaged(path: str, row: int, error: Exception) -> Exception:
+    """What an error in the middle of a file means: a damaged file, unless the system or the network failed."""
+    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own errors carry no number
+        return error
+    return InputError(f"{place(path, row)}: the file is damaged", got=str(error), fix="copy or make it again")
 
 
 def table_rows(path: str, first_row: int, batch: pa.RecordBatch, columns: Columns, problems: Problems) -> Rows:

@@ -73,6 +73,8 @@ def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Rec
             num_rows += len(batch.ids)
             if not problems.lines:
                 writer.add(batch)
+        if config.has_vectors and writer.dim is None and not problems.lines:
+            problems.add(split["path"], "no row has a vector: every text is empty")
         if not problems.lines:
             writer.finish()
     except InputError as error:
@@ -103,7 +105,6 @@ class ShardWriter:
         self.num_empty = self.num_written = 0
         self.dim: int | None = None
         self.dtype = "float32"
-        self.has_vectors = False
         self._waiting: list[Batch] = []
         self._num_waiting = self._num_chars = 0
 
@@ -114,10 +115,8 @@ class ShardWriter:
 
     def add(self, batch: Batch) -> None:
         """Takes in a batch and writes the shards that it fills."""
-        if batch.vectors is not None:
-            self.has_vectors = True
-            if batch.vectors.shape[1]:
-                self.dim, self.dtype = batch.vectors.shape[1], batch.vectors.dtype.name
+        if batch.vectors is not None and batch.vectors.shape[1]:
+            self.dim, self.dtype = batch.vectors.shape[1], batch.vectors.dtype.name
         self.num_empty += int((~batch.has_text).sum())
         self._waiting.append(batch)
         self._num_waiting += len(batch.ids)
@@ -126,16 +125,10 @@ class ShardWriter:
             self._flush(keep_rest=self._num_chars < MAX_SHARD_CHARS)
 
     def finish(self) -> None:
-        """Writes what is left.
-
-        Raises:
-            InputError: there should be vectors, but every text is empty.
-        """
+        """Writes what is left."""
         self._flush(keep_rest=False)
-        if not self.has_vectors:
-            return
         if self.dim is None:
-            raise InputError("no row has a vector: every text is empty", fix="check the text column")
+            return
         empty = np.empty((0, self.dim), self.dtype)
         for number in range(len(self.tables)):
             if number not in self.vector_shards:  # all its documents are empty, and its dim was not known yet

@@ -111,13 +111,9 @@ def column_matrix(array: pa.Array, place: Callable[[int], str], dim: int | None,
     Raises:
         InputError: not a list of numbers.
     """
-    kind = array.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        raise InputError(f"{place(0)}: the vector is not a list of numbers", got=str(kind), expected="list of float")
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False))
+    lengths = _lengths(array, place)
     if dim is None:
-        dim = int(next((length for length in lengths if length >= 0), 0))
+        dim = first_length(array, place) or 0
     wrong = np.flatnonzero((lengths != dim) | (lengths <= 0))
     for row in wrong.tolist():
         what = "no vector" if lengths[row] <= 0 else f"a vector of length {lengths[row]}, but the first has {dim}"
@@ -126,6 +122,21 @@ def column_matrix(array: pa.Array, place: Callable[[int], str], dim: int | None,
         return np.empty((0, dim), np.float32)
     flat = array.flatten().to_numpy(zero_copy_only=False)
     return as_floats(flat).reshape(len(array), dim)
+
+
+def first_length(array: pa.Array, place: Callable[[int], str]) -> int | None:
+    """Length of the first vector of a list column that has one; arguments and errors as `column_matrix`."""
+    lengths = _lengths(array, place)
+    return int(lengths[lengths > 0][0]) if (lengths > 0).any() else None
+
+
+def _lengths(array: pa.Array, place: Callable[[int], str]) -> NDArray[np.int64]:
+    """Length of each list, -1 where it is null."""
+    kind = array.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise InputError(f"{place(0)}: the vector is not a list of numbers", got=str(kind), expected="list of float")
+    return np.asarray(pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def check_vectors(vectors: Matrix, place: Callable[[int], str], problems: Problems) -> None:

@@ -150,12 +150,12 @@ def test_damaged_tables(tmp_path: Path) -> None:
     offset = pq.read_metadata(pa.BufferReader(whole)).row_group(0).column(1).dictionary_page_offset
     path.write_bytes(whole[:offset] + b"\xff" * 30 + whole[offset + 30 :])
     (problem,) = problems_of(CorpusConfig(path=str(path)), tmp_path / "out")
-    assert problem.startswith(f"{path}: row 0: the Parquet file is damaged")
+    assert problem.startswith(f"{path}: row 0: the file is damaged")
     folder = Path(write_hf(tmp_path / "hf", arrow_table([{"_id": str(n), "text": "b" * 500} for n in range(100)])))
     file = folder / "data-00001-of-00002.arrow"
     file.write_bytes(file.read_bytes()[:9000])
     (problem,) = problems_of(CorpusConfig(path=str(folder)), tmp_path / "out")
-    assert problem.startswith(f"{file}: row 0: the Arrow file is damaged")
+    assert problem.startswith(f"{file}: row 0: the file is damaged")
 
 
 def refused(path: Path, **settings: str) -> str:
