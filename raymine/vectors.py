@@ -35,21 +35,6 @@ class Vectors:
     rows: NDArray[np.int64]
     matrix: Matrix
 
-    def find(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Where the vectors of some positions lie.
-
-        Args:
-            wanted: int64 [m], positions in the shard.
-
-        Returns:
-            int64 [m] indices into `matrix` (0 where there is none), bool [m] whether there is one.
-        """
-        if len(self.rows) == 0:
-            return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
-        index = np.minimum(np.searchsorted(self.rows, wanted), len(self.rows) - 1)
-        found = self.rows[index] == wanted
-        return np.where(found, index, 0), found
-
 
 def read_vectors(path: str) -> Vectors:
     """Reads one embeddings file (schemas.embeddings)."""

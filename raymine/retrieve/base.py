@@ -1,0 +1,60 @@
+"""What the passes of retrieval share: pairs on their way to document shards, and their dense scores.
+
+Pairs are written per query block, bucketed by document shard; the pass over document shards takes its bucket of every
+block and writes its results bucketed by query block again. Only row numbers and scores travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raymine import schemas, storage
+from raymine.lookup import positions
+from raymine.storage import Shard
+from raymine.topk import gathered_scores
+from raymine.vectors import Vectors
+
+
+def rows_of(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The query_row and doc_row columns of a table of pairs, int64 [n] each."""
+    return table["query_row"].to_numpy(), table["doc_row"].to_numpy()
+
+
+def write_pairs(
+    path: str, query_rows: NDArray[np.int64], doc_rows: NDArray[np.int64], shard_starts: Sequence[int]
+) -> Shard:
+    """Writes PAIRS, bucketed by document shard.
+
+    Args:
+        path: where; ends in `.arrow`.
+        query_rows: int64 [n].
+        doc_rows: int64 [n].
+        shard_starts: doc_row of the first row of each document shard.
+    """
+    table = pa.Table.from_arrays([pa.array(query_rows), pa.array(doc_rows)], schema=schemas.PAIRS)
+    return storage.write_buckets(path, schemas.PAIRS, storage.split_by(doc_rows, shard_starts, table))
+
+
+def score_pairs(
+    queries: Vectors, docs: Vectors, query_positions: NDArray[np.int64], doc_positions: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Exact dense scores of pairs; where a side has no vector there is no score.
+
+    Args:
+        queries: vectors of one query block.
+        docs: vectors of one document shard.
+        query_positions: int64 [n], positions in the block.
+        doc_positions: int64 [n], positions in the shard.
+
+    Returns:
+        float32 [n] (0 where unknown) and bool [n], whether the score is known.
+    """
+    query_index, doc_index = positions(queries.rows, query_positions), positions(docs.rows, doc_positions)
+    known = (query_index >= 0) & (doc_index >= 0)
+    scores = np.zeros(len(known), np.float32)
+    scores[known] = gathered_scores(queries.matrix, docs.matrix, query_index[known], doc_index[known])
+    return scores, known
