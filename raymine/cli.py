@@ -110,10 +110,10 @@ def print_round(found: Any, console: Console) -> None:
     )  # fmt: skip
     console.print(
         f"{counts['num_candidates']:,} candidates, {counts['num_negatives']:,} negatives, {counts['num_missing']:,} missing"
-        f" in {counts['num_short_queries']:,} queries",
+        f" in {counts['num_queries_short']:,} queries",
         highlight=False,
     )
-    dropped = ", ".join(f"{name} {count:,}" for name, count in counts["dropped_by"].items() if count)
+    dropped = ", ".join(f"{name} {count:,}" for name, count in counts["dropped"].items() if count)
     console.print(f"dropped: {dropped or 'none'}", highlight=False)
     for name, path in summary["shards"].items():
         console.print(f"{name}: {summary['rows'][name]:,} rows in {path}", highlight=False, soft_wrap=True)

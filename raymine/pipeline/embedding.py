@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from raymine.artifacts import Step, Task
 from raymine.embed.precomputed import StoreVectors
+from raymine.embed.sentence_transformer import Description
 from raymine.embed.stage import EmbedShard
 from raymine.fingerprint import model_fingerprint
 from raymine.models import local_model
@@ -13,12 +12,12 @@ from raymine.pipeline.base import LIGHT, Context, workers
 from raymine.storage import Shard
 
 
-def embed(context: Context, embedder: dict[str, Any] | None) -> None:
+def embed(context: Context, embedder: Description | None) -> None:
     """Fills in the tables of vectors.
 
     Args:
         context: the round.
-        embedder: what `raymine.embed.describe` says of the model; None: the vectors are given.
+        embedder: what `describe` says of the model; None: the vectors are given.
     """
     tables = context.tables
     if embedder is None:
@@ -37,13 +36,14 @@ def _store(context: Context, name: str, shards: list[Shard]) -> list[Shard]:
     return context.run(Step(name, StoreVectors, settings, settings, tasks, LIGHT, unit="vectors")).shards
 
 
-def _embed(context: Context, side: str, shards: list[Shard], embedder: dict[str, Any]) -> list[Shard]:
+def _embed(context: Context, side: str, shards: list[Shard], embedder: Description) -> list[Shard]:
     config = context.config.embed
     assert config is not None and config.model is not None
     weights = model_fingerprint(local_model(config.model, config.revision), context.cache)
     other = {"query": "document", "document": "query"}[side]
     unnamed = {"model", "revision", "trust_remote_code", f"{other}_prompt", f"{other}_prompt_name"}
-    identity = {"side": side, "model": weights, "config": config.model_dump(exclude=unnamed), "embedder": embedder}
+    described = {name: value for name, value in embedder.items() if name != f"{other}_prompt"}
+    identity = {"side": side, "model": weights, "config": config.model_dump(exclude=unnamed), "embedder": described}
     settings = {"config": config, "side": side, "model_fingerprint": weights}
     tasks = [Task(shard.sha256, {"table": shard.path}) for shard in shards]
     name, unit = {"query": ("embed_queries", "queries"), "document": ("embed_documents", "documents")}[side]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymine.artifacts import Done, Resources, Step, Task, task_key
+from raymine.index.bm25 import Bm25Statistics, QueryTerms, SearchBm25, TokenizeShard
 from raymine.index.exact import SearchExact
-from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart, TrainIvf
 from raymine.pipeline.base import LIGHT, Context, contents, paths, workers
 from raymine.retrieve.annotate import Annotate
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
@@ -64,6 +64,8 @@ def _vector_parts(context: Context, part_documents: int) -> list[Task]:
 
 
 def _search_ivfpq(context: Context, part_tasks: list[Task], resources: Resources, k: int) -> list[Shard]:
+    from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart
+
     config, tables = context.config.index, context.tables
     trained = _train(context, resources)
     settings: dict[str, Any] = {"index": trained.path, "nprobe": config.nprobe}
@@ -96,6 +98,8 @@ def _search_ivfpq(context: Context, part_tasks: list[Task], resources: Resources
 
 
 def _train(context: Context, resources: Resources) -> Shard:
+    from raymine.index.ivfpq import TrainIvf
+
     config, vectors, seed = context.config.index, context.tables.corpus_vectors, context.config.seed
     names = {"nlist", "code_dims", "train_documents"}
     identity = {"vectors": contents(vectors), "seed": seed, "config": config.model_dump(include=names)}
@@ -123,8 +127,55 @@ def _rescore_hits(context: Context, found: list[Shard], k: int) -> list[Shard]:
 
 
 def search_bm25(context: Context) -> list[Shard]:
-    """Hits of BM25."""
-    raise AssertionError
+    """Hits of BM25, part by part, with the statistics of the whole corpus."""
+    config, tables = context.config.retrieve.bm25, context.tables
+    assert config is not None
+    text = config.model_dump(include={"stopwords", "stemmer"})
+    identity: dict[str, Any] = {"text": text, "queries": contents(tables.queries)}
+    tasks = [Task("queries", {"queries": paths(tables.queries)})]
+    step = Step("query_terms", QueryTerms, {"config": config}, identity, tasks, LIGHT, unit="queries")
+    vocabulary, query_terms = context.run(step).shards
+    identity = {"text": text, "vocabulary": vocabulary.sha256, "okapi": config.method == "okapi"}
+    settings = {"config": config, "vocabulary": vocabulary.path}
+    tasks = [Task(shard.sha256, {"corpus": shard.path}) for shard in tables.corpus]
+    step = Step("tokenize_documents", TokenizeShard, settings, identity, tasks, LIGHT, unit="documents")
+    postings = [done.outputs for done in context.run(step).done]
+    statistics = _bm25_statistics(context, vocabulary, postings)
+    settings = {
+        "config": config,
+        "statistics": statistics.path,
+        "query_terms": query_terms.path,
+        "block_starts": tables.block_starts,
+    }
+    identity = {
+        "config": config.model_dump(exclude={"part_documents"}),
+        "statistics": statistics.sha256,
+        "query_terms": query_terms.sha256,
+        "block_starts": tables.block_starts,
+    }
+    tasks = [_bm25_part(context, postings, part) for part in parts(context, config.part_documents)]
+    step = Step("search_bm25", SearchBm25, settings, identity, tasks, _cpu_workers(context), unit="documents")
+    return context.run(step).shards
+
+
+def _bm25_statistics(context: Context, vocabulary: Shard, postings: list[list[Shard]]) -> Shard:
+    terms = [outputs[0] for outputs in postings]
+    all_terms = [outputs[3] for outputs in postings if len(outputs) > 3]
+    inputs = {"vocabulary": vocabulary.path, "terms": paths(terms), "all_terms": paths(all_terms)}
+    identity = {"vocabulary": vocabulary.sha256, "terms": contents(terms), "all_terms": contents(all_terms)}
+    step = Step("bm25_statistics", Bm25Statistics, {}, identity, [Task("statistics", inputs)], LIGHT)
+    return context.run(step).shards[0]
+
+
+def _bm25_part(context: Context, postings: list[list[Shard]], part: list[int]) -> Task:
+    first_rows = [context.tables.corpus[number].first_row for number in part]
+    shards = [postings[number] for number in part]
+    inputs = {
+        name: [outputs[position].path for outputs in shards]
+        for position, name in enumerate(("terms", "postings", "lengths"))
+    }
+    key = task_key([contents(outputs[:3]) for outputs in shards], first_rows)
+    return Task(key, {**inputs, "first_rows": first_rows})
 
 
 def candidates(context: Context, sources: Mapping[str, Mapping[str, Any]]) -> tuple[list[Done], list[Shard]]:

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from raymine.embed import describe as describe_embedder
+from raymine.embed.sentence_transformer import describe as describe_embedder
+from raymine.index.bm25 import check as check_bm25
 from raymine.pipeline import embedding, reading, retrieval, selection
 from raymine.pipeline.base import Context
-from raymine.rescore import describe as describe_teacher
+from raymine.rescore.cross_encoder import check as check_teacher
 
 
 
@@ -36,7 +37,10 @@ def run_round(context: Context) -> None:
     """
     config = context.config
     embedder = describe_embedder(config.embed) if config.embed and config.embed.model else None
-    teacher = describe_teacher(config.rescore) if config.rescore else None
+    if config.rescore:
+        check_teacher(config.rescore)
+    if config.retrieve.bm25:
+        check_bm25(config.retrieve.bm25)
     reading.read(context)
     if config.has_embeddings:
         embedding.embed(context, embedder)
@@ -49,9 +53,9 @@ def run_round(context: Context) -> None:
         sources["random"] = {"k": config.retrieve.random.k}
     if config.retrieve.run:
         sources["run"] = {"hits": context.tables.run, "k": config.retrieve.run.k}
-    context.facts["sources"] = list(sources)
+    context.facts["sources"] = list(dict.fromkeys([*sources, *(["dense"] if config.has_embeddings else [])]))
     candidates, notes = retrieval.candidates(context, sources)
     verdicts, pairs = selection.prefilter(context, candidates, notes)
-    scores = selection.rescore(context, pairs, teacher) if teacher else None
+    scores = selection.rescore(context, pairs) if config.rescore else None
     selected = selection.select(context, verdicts, scores)
     selection.write(context, selected)

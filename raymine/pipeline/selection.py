@@ -20,7 +20,8 @@ from raymine.write.texts import FetchTexts
 def prefilter(context: Context, candidates: list[Done], notes: list[Shard]) -> tuple[list[Shard], list[Shard]]:
     """Drops what needs no teacher; gives the verdicts so far, and the pairs that the teacher must score."""
     tables = context.tables
-    shared = {**_selection(context), "shard_starts": tables.shard_starts}
+    has_teacher = context.config.rescore is not None
+    shared = {**_selection(context), "shard_starts": tables.shard_starts, "has_teacher": has_teacher}
     settings = {**shared, "filters": list(context.config.select.filters), "notes": paths(notes)}
     identity = {
         **shared,
@@ -42,7 +43,6 @@ def _selection(context: Context) -> dict[str, Any]:
     return {
         "sources": context.facts["sources"],
         "default_score": context.config.default_score,
-        "has_teacher": context.config.rescore is not None,
     }
 
 
@@ -50,19 +50,13 @@ def _filters(context: Context) -> list[dict[str, Any]]:
     return [each.model_dump() for each in context.config.select.filters]
 
 
-def rescore(context: Context, pairs: list[Shard], teacher: dict[str, Any]) -> list[Shard]:
-    """The teacher's scores, per document shard, through the teacher cache.
-
-    Args:
-        context: the round.
-        pairs: what to score, per query block.
-        teacher: what `raymine.rescore.describe` says of the model.
-    """
+def rescore(context: Context, pairs: list[Shard]) -> list[Shard]:
+    """The teacher's scores of the pairs of each query block, per document shard, through the teacher cache."""
     config, tables = context.config.rescore, context.tables
     assert config is not None
     weights = model_fingerprint(local_model(config.model, config.revision), context.cache)
     unnamed = {"model", "revision", "trust_remote_code"}
-    model = {"model": weights, "config": config.model_dump(exclude=unnamed), "teacher": teacher}
+    model = {"model": weights, "config": config.model_dump(exclude=unnamed)}
     settings = {
         "config": config,
         "model_fingerprint": fingerprint(model),
@@ -120,32 +114,19 @@ def write(context: Context, selected: list[Done]) -> None:
 def _write_format(context: Context, name: str, selected: list[Done], texts: list[Shard]) -> list[Shard]:
     config = context.config
     score = (config.write.score or config.default_score) if config.write.scores else None
-    shared = {"format": name, "scores": config.write.scores, "score": score, "sources": context.facts["sources"]}
-    settings = {
-        **shared,
-        "texts": paths(texts),
-        "sample": config.select.sample,
-        "filters": list(config.select.filters),
-        "default_score": config.default_score,
-    }
+    settings = {"format": name, "score": score, "texts": paths(texts)}
     identity = {
-        **shared,
-        "num_negatives": config.select.sample.n,
-        "filters": _filters(context),
+        "format": name,
+        "score": score,
         "texts": contents(texts),
         "selected": [contents(done.outputs) for done in selected],
         "queries": contents(context.tables.queries),
     }
-    tasks = context.block_tasks(
-        (
-            {
-                "verdicts": done.outputs[0].path,
-                "negatives": done.outputs[1].path,
-                "shortfall": done.outputs[2].path,
-            }
-            for done in selected
-        ),
-        prefix="part",
-    )
+    tasks = context.block_tasks((_selected_paths(done) for done in selected), prefix="part")
     folder = storage.join(context.folder, "shards", name)
     return context.run(Step(f"write_{name}", WriteShard, settings, identity, tasks, LIGHT, folder, "rows")).shards
+
+
+def _selected_paths(done: Done) -> dict[str, str]:
+    verdicts, negatives, shortfall, _, forbidden = paths(done.outputs)
+    return {"verdicts": verdicts, "negatives": negatives, "shortfall": shortfall, "forbidden": forbidden}

@@ -229,6 +229,9 @@ class Select:
         return {
             "dropped": counts(from_column(selected.verdicts["dropped_by"])),
             "kinds": {row["values"]: row["counts"] for row in sorted(kind_counts, key=lambda row: row["values"])},
+            "num_candidates": selected.verdicts.num_rows,
+            "num_negatives": selected.negatives.num_rows,
+            "num_missing": pc.sum(shortfall["num_missing"]).as_py() or 0,
             "num_queries": shortfall.num_rows,
             "num_queries_short": int(np.count_nonzero(shortfall["num_missing"].to_numpy())),
             "num_queries_left_out": int(np.count_nonzero(~shortfall["is_emitted"].to_numpy())),

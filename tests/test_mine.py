@@ -1,0 +1,168 @@
+"""The whole main job on a small folder: every source, every format, checked by an auditor that shares no code with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mining
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from auditor import Auditor
+
+import raymine
+from raymine.config_file import make_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mining.write_beir(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def auditor(data: Path) -> Auditor:
+    return Auditor(data, data / "qrels" / "train.tsv", [data / "qrels" / "test.tsv"])
+
+
+@pytest.fixture(scope="module")
+def mined(
+    data: Path, static_model: str, cross_encoder_model: str, tmp_path_factory: pytest.TempPathFactory
+) -> raymine.Round:
+    values = mining.config(data, static_model, cross_encoder_model)
+    return raymine.mine(make_config(values), str(tmp_path_factory.mktemp("workspace")))
+
+
+@pytest.mark.parametrize("name", mining.FORMATS)
+def test_every_format_is_clean(mined: raymine.Round, auditor: Auditor, name: str) -> None:
+    """No positive, no twin of one, no excluded pair, no empty document, no repetition, only finite scores."""
+    counts = auditor.check_format(Path(mined.path) / "shards" / name, name, scores=True)
+    assert counts["rows"] > 30
+
+
+def test_verdicts_account_for_every_candidate(mined: raymine.Round, auditor: Auditor) -> None:
+    """Kept plus dropped is all; the negatives are among the kept."""
+    counts = auditor.check_tables(Path(mined.path), Path(mined.workspace))
+    assert counts["negatives"] == mined.negatives().num_rows > 100
+    assert mined.facts["selection"]["num_negatives"] == counts["negatives"]
+    reasons = set(mined.verdicts().to_table(columns=["dropped_by"])["dropped_by"].to_pylist())
+    expected = {None, "positive", "excluded", "empty_document", "duplicate_of_positive", "duplicate"}
+    assert expected | {"max_relative_score", "skip_top"} >= reasons >= {None, "positive", "duplicate_of_positive"}
+
+
+def test_dense_scores_are_those_of_the_model(mined: raymine.Round, auditor: Auditor, static_model: str) -> None:
+    """Every verdict's dense score against sentence-transformers' own; its rank against numpy's."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(static_model, device="cpu")
+    tables = mined.tables()
+    doc_ids = [name for shard in tables.corpus for name in pq.read_table(shard.path)["doc_id"].to_pylist()]
+    query_ids = [name for shard in tables.queries for name in pq.read_table(shard.path)["query_id"].to_pylist()]
+    documents = model.encode_document([auditor.documents[name] or "x" for name in doc_ids], normalize_embeddings=True)
+    queries = model.encode_query([auditor.queries[name] for name in query_ids], normalize_embeddings=True)
+    scores = queries @ documents.T
+    empty = np.array([not auditor.documents[name] for name in doc_ids])
+    scores[:, empty] = -np.inf
+    kth = np.sort(scores, axis=1)[:, -30]
+    table = mined.verdicts().to_table().to_pydict()
+    found = 0
+    for query, doc, rank, score in zip(
+        table["query_row"], table["doc_row"], table["dense_rank"], table["dense_score"], strict=True
+    ):
+        if empty[doc]:
+            assert score is None and rank is None
+            continue
+        assert score == pytest.approx(scores[query, doc], abs=2e-3)
+        if rank is not None:
+            found += 1
+            assert scores[query, doc] >= kth[query] - 1e-5
+            assert (scores[query] > score + 1e-5).sum() <= rank < (scores[query] >= score - 1e-5).sum()
+    assert found == 30 * len(query_ids)
+
+
+def test_the_second_run_does_nothing(mined: raymine.Round) -> None:
+    """The same config finds the finished round."""
+    config = raymine.load_config(f"{mined.path}/config.yaml")
+    again = raymine.mine(config, mined.workspace)
+    assert not again.is_new and again.number == mined.number == 1
+
+
+def test_another_filter_is_another_round_that_reuses_the_rest(
+    mined: raymine.Round, data: Path, static_model: str, cross_encoder_model: str
+) -> None:
+    """Nothing is embedded, searched or scored again, and the first round stays as it was."""
+    before = mining.bytes_of_round(Path(mined.path))
+    select = {"filters": [{"kind": "margin", "value": 0.0}], "sample": {"n": 2, "strategy": "random"}}
+    values = mining.config(data, static_model, cross_encoder_model, select=select)
+    second = raymine.mine(make_config(values), mined.workspace)
+    assert second.number == 2
+    done = {cost.step for cost in second.cost}
+    assert done <= {"prefilter", "rescore", "select", "fetch_texts", "total"} | {f"write_{n}" for n in mining.FORMATS}
+    rescore = [cost for cost in second.cost if cost.step == "rescore"]
+    assert all(cost.cache_hits > 0 for cost in rescore)
+    assert mining.bytes_of_round(Path(mined.path)) == before
+
+
+def test_shard_and_part_sizes_change_nothing_but_rounding(
+    mined: raymine.Round, data: Path, static_model: str, cross_encoder_model: str, tmp_path: Path
+) -> None:
+    """Other shards, blocks and parts give the same negatives."""
+    values = mining.config(data, static_model, cross_encoder_model, index={"part_documents": 1000})
+    values["corpus"]["shard_documents"], values["queries"]["block_queries"] = 100, 1000
+    other = raymine.mine(make_config(values), str(tmp_path))
+    columns = ["query_row", "doc_row", "slot", "kind"]
+    assert other.negatives().select(columns).to_pydict() == mined.negatives().select(columns).to_pydict()
+
+
+def test_cost_closes_over_the_ledger(mined: raymine.Round) -> None:
+    """Sums per step are those of the rows, and money is CPU seconds at the price."""
+    rows = mined.ledger().to_pylist()
+    total = mined.cost[-1]
+    assert total.step == "total" and total.tasks == len(rows)
+    assert total.wall_s == pytest.approx(sum(row["wall_s"] for row in rows))
+    assert total.usd is not None and total.usd > 0
+    embedded = next(cost for cost in mined.cost if cost.step == "embed_documents")
+    assert embedded.rows_in == 260 and embedded.rows_out == 258 and embedded.tokens > 1000
+
+
+def test_training_sets_load(mined: raymine.Round) -> None:
+    """As datasets, with the columns of sentence-transformers; an unwritten format says what there is."""
+    triplets = mined.training_set("triplet")
+    assert triplets.column_names == ["anchor", "positive", "negative", "scores"]
+    with pytest.raises(raymine.WorkspaceError, match="no shards of format 'dpr'"):
+        mined.training_set("dpr")
+
+
+def test_the_index_lists_the_shards_with_checksums(mined: raymine.Round) -> None:
+    """shards/index.json is enough to verify a copy."""
+    import hashlib
+
+    folder = Path(mined.path) / "shards"
+    index = json.loads((folder / "index.json").read_text())
+    assert set(index["formats"]) == set(mining.FORMATS)
+    for shards in index["formats"].values():
+        for shard in shards:
+            content = (folder / shard["path"]).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == shard["sha256"] and len(content) == shard["num_bytes"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"retrieve": {"bm25": {"k": 20}}, "embed": None, "write": {"formats": ["triplet"]},
+         "select": {"filters": [{"kind": "skip_top", "n": 2, "source": "bm25"}], "sample": {"n": 3}}},
+        {"retrieve": {"random": {"k": 10}}, "embed": None, "write": {"formats": ["triplet"]},
+         "select": {"sample": {"n": 3, "strategy": "random"}}},
+        {"index": {"kind": "ivfpq", "nlist": 4, "nprobe": 4, "part_documents": 128}},
+        {"rescore": None, "write": {"formats": mining.FORMATS, "scores": False}},
+    ],
+    ids=["bm25_only", "random_only", "ivfpq", "no_teacher_no_scores"],
+)  # fmt: skip
+def test_other_jobs_are_as_clean(
+    data: Path, auditor: Auditor, static_model: str, tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    """A source alone, without embeddings, over codes, without a teacher."""
+    values = mining.config(data, static_model, **sections)
+    mined = raymine.mine(make_config({k: v for k, v in values.items() if v is not None}), str(tmp_path))
+    auditor.check_tables(Path(mined.path), tmp_path)
+    for name in values["write"]["formats"]:
+        auditor.check_format(Path(mined.path) / "shards" / name, name, values["write"].get("scores", False))
