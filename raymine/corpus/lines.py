@@ -25,7 +25,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def place(path: str, line: int) -> str:
     """Names a place as error messages do: `file:line` for text (from 1), `file: row n` for tables (from 0)."""
-    return f"{path}: row {line}" if path.endswith((".parquet", ".arrow", ".npy")) else f"{path}:{line}"
+    return f"{path}: row {line}" if path.endswith((".parquet", ".pq", ".arrow", ".npy")) else f"{path}:{line}"
 
 
 def text_lines(path: str) -> Iterator[tuple[int, str]]:
