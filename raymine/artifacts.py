@@ -15,6 +15,7 @@ A run that died anywhere finds the markers and redoes only the tasks that were i
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -145,6 +146,32 @@ class StepResult:
         return [shard for done in self.done for shard in done.outputs]
 
 
+class SharedClock:
+    """Shares a worker's time out among the calls it has in flight, so that their sums are the time it was busy."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0.0
+        self._shares: dict[str, float] = {}
+
+    def start(self, name: str) -> None:
+        with self._lock:
+            self._share_out()
+            self._shares[name] = 0.0
+
+    def stop(self, name: str) -> float:
+        """Seconds that fell to this call."""
+        with self._lock:
+            self._share_out()
+            return self._shares.pop(name)
+
+    def _share_out(self) -> None:
+        now = time.perf_counter()
+        for name in self._shares:
+            self._shares[name] += (now - self._last) / len(self._shares)
+        self._last = now
+
+
 class Work:
     """One worker's share of a step: builds the stage once, then runs tasks and marks each as done.
 
@@ -154,6 +181,7 @@ class Work:
     def __init__(self, step: Step, workspace: str, run: dict[str, Any]) -> None:
         self.step, self.workspace, self.run = step, workspace, run
         self.stage = step.stage(**step.settings)
+        self.clock = SharedClock()
 
     def __call__(self, task: Task) -> dict[str, Any]:
         """Runs one task.
@@ -161,11 +189,14 @@ class Work:
         Returns:
             The marker, as written; or, for a fault of the user's input, {"problems": [...]} and no marker.
         """
-        started_at, begin = time.time(), time.perf_counter()
-        record = self.stage(task)
+        started_at = time.time()
+        self.clock.start(task.key)
+        try:
+            record = self.stage(task)
+        finally:
+            wall_s = self.clock.stop(task.key)
         if record.problems:
             return {"key": task.key, "problems": record.problems}
-        wall_s = time.perf_counter() - begin
         outputs = [
             {**shard.to_json(), "path": storage.relative(shard.path, self.workspace)} for shard in record.outputs
         ]

@@ -102,19 +102,21 @@ def print_round(found: Any, console: Console) -> None:
     if not found.is_new:
         console.print(f"Nothing to do: round {found.number} is done and nothing has changed since.", highlight=False)
     summary = round_summary(found)
+    left_out = summary.get("num_without_positive")
+    note = f" ({left_out:,} without a positive kept out)" if left_out else ""
+    lines = [f"Round {found.number}: {summary['num_documents']:,} documents, {summary['num_queries']:,} queries{note}"]
     counts = summary["selection"]
-    console.print(
-        f"Round {found.number}: {summary['num_documents']:,} documents, {summary['num_queries']:,} queries"
-        + (f" ({summary['num_without_positive']:,} without a positive kept out)" if summary.get("num_without_positive") else ""),
-        highlight=False,
-    )  # fmt: skip
-    console.print(
-        f"{counts['num_candidates']:,} candidates, {counts['num_negatives']:,} negatives, {counts['num_missing']:,} missing"
-        f" in {counts['num_queries_short']:,} queries",
-        highlight=False,
+    dropped = {name: number for name, number in counts["dropped"].items() if number}
+    kept = dropped.pop("kept", 0)
+    lines.append(f"{counts['num_candidates']:,} candidates: {kept:,} kept, {sum(dropped.values()):,} dropped")
+    lines += [f"  {number:>9,} {name}" for name, number in sorted(dropped.items(), key=lambda item: -item[1])]
+    lines.append(
+        f"{counts['num_negatives']:,} negatives: " + ", ".join(f"{n:,} {k}" for k, n in counts["kinds"].items())
     )
-    dropped = ", ".join(f"{name} {count:,}" for name, count in counts["dropped"].items() if count)
-    console.print(f"dropped: {dropped or 'none'}", highlight=False)
+    if counts["num_missing"]:
+        lines.append(f"{counts['num_missing']:,} negatives are missing in {counts['num_queries_short']:,} queries")
+    for line in lines:
+        console.print(line, highlight=False)
     for name, path in summary["shards"].items():
         console.print(f"{name}: {summary['rows'][name]:,} rows in {path}", highlight=False, soft_wrap=True)
     console.print()

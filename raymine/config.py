@@ -420,7 +420,9 @@ class Config(Section):
                     raise ValueError(f"{where} asks for `{name}`, but the config has only {sorted(known)}")
         needs_score = [where for where, f in asked if "score" in type(f).model_fields]
         if self.write.scores and not known:
-            raise ValueError("`write.scores` needs a score, but random candidates have none: add dense, bm25 or rescore")
+            raise ValueError(
+                "`write.scores` needs a score, but random candidates have none: add dense, bm25 or rescore"
+            )
         if needs_score and not known:
             raise ValueError(
                 f"{needs_score[0]} needs a score, but random candidates have none: add dense, bm25 or rescore"

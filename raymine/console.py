@@ -52,7 +52,7 @@ class ProgressWatcher:
 
     def task_done(self, step: Step, marker: dict[str, Any]) -> None:
         self.num_done += 1
-        self.rows += max(marker.get("ledger", {}).get(name, 0) for name in ("rows_in", "rows_out"))
+        self.rows += marker.get("ledger", {}).get("rows_in", 0)
         now = time.perf_counter()
         if self.progress is not None:
             self.progress.update(self.bar, completed=self.num_done, rate=self._rate(step))
@@ -89,28 +89,25 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def size(num_bytes: int) -> str:
-    """Bytes with a unit: 812 B, 3.1 MB."""
-    value, units = float(num_bytes), iter(["B", "kB", "MB", "GB", "TB"])
-    unit = next(units)
-    while value >= 1000 and unit != "TB":
-        value, unit = value / 1000, next(units)
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+def count(number: int) -> str:
+    """A whole number, shortened where it is long: 9,876, 1.2 M, 3.4 G."""
+    for unit, size_of_unit in (("G", 10**9), ("M", 10**6)):
+        if number >= size_of_unit:
+            return f"{number / size_of_unit:.1f} {unit}"
+    return f"{number:,}"
 
 
 def cost_table(costs: Sequence[StepCost]) -> Table:
     """The ledger's sums per step, the total last."""
     priced = any(cost.usd is not None for cost in costs)
     table = Table(title="What it cost", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("step")
-    for name in ("shards", "rows in", "rows out", "tokens", "cached", "read", "written", "worker s", "device s"):
-        table.add_column(name, justify="right")
-    if priced:
-        table.add_column("USD", justify="right")
+    table.add_column("step", no_wrap=True)
+    for name in ("shards", "rows", "tokens", "cached", "work", "device", *(["USD"] if priced else [])):
+        table.add_column(name, justify="right", no_wrap=True)
     for cost in costs:
-        numbers = [cost.tasks, cost.rows_in, cost.rows_out, cost.tokens, cost.cache_hits]
-        cells = [cost.step, *(f"{number:,}" if number else "-" for number in numbers)]
-        cells += [size(cost.bytes_in), size(cost.bytes_out), f"{cost.wall_s:.1f}", f"{cost.device_s:.1f}"]
+        numbers = [cost.tasks, cost.rows_out, cost.tokens, cost.cache_hits]
+        cells = [cost.step, *(count(number) if number else "-" for number in numbers)]
+        cells += [f"{cost.wall_s:,.1f} s", f"{cost.device_s:,.1f} s"]
         if priced:
             cells.append("-" if cost.usd is None else f"{cost.usd:.5f}")
         table.add_row(*cells, style="bold" if cost.step == "total" else "")

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from raymine import storage
@@ -122,7 +121,10 @@ def show(story: Story, console: Console) -> None:
         console.print(Text.assemble(("positive ", "bold green"), row["doc_id"], "  ", _numbers(row, story)))
         console.print(Text(snippet(row["text"], 3 * SNIPPET_LETTERS), style="green"))
     console.print()
-    console.print(Group(_candidate_table(story)))
+    for row in story.candidates:
+        if not row["relevance"]:
+            _show_candidate(row, story, console)
+    console.print()
     dropped = sum(1 for row in story.candidates if row["dropped_by"] and not row["relevance"])
     taken = sum(1 for row in story.candidates if row["slot"] is not None)
     total = len(story.candidates) - len(positives)
@@ -143,30 +145,11 @@ def _numbers(row: dict[str, Any], story: Story) -> str:
     return "  ".join(parts)
 
 
-def _candidate_table(story: Story) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("document", no_wrap=True, max_width=28, overflow="ellipsis")
-    for source in story.sources:
-        table.add_column(source, justify="right", no_wrap=True)
-    has_teacher = any(row["teacher_score"] is not None for row in story.candidates)
-    if has_teacher:
-        table.add_column("teacher", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("text", no_wrap=True, overflow="ellipsis")
-    for row in story.candidates:
-        if row["relevance"]:
-            continue
-        cells = [row["doc_id"], *(_cell(row, source) for source in story.sources)]
-        if has_teacher:
-            cells.append("" if row["teacher_score"] is None else f"{row['teacher_score']:.3f}")
-        verdict, style = _verdict(row)
-        table.add_row(*(Text(cell) for cell in cells), Text(verdict, style), Text(snippet(row["text"])))
-    return table
-
-
-def _cell(row: dict[str, Any], source: str) -> str:
-    rank, score = row[f"{source}_rank"], row[f"{source}_score"]
-    return " ".join([*([f"#{rank}"] if rank is not None else []), *([f"{score:.3f}"] if score is not None else [])])
+def _show_candidate(row: dict[str, Any], story: Story, console: Console) -> None:
+    verdict, style = _verdict(row)
+    line = Text.assemble((f"{verdict:<30}", style), (row["doc_id"], "cyan"), "  ", _numbers(row, story))
+    console.print(line, no_wrap=True, overflow="ellipsis")
+    console.print(Text("    " + snippet(row["text"], 4 * SNIPPET_LETTERS), "dim"), no_wrap=True, overflow="ellipsis")
 
 
 def _verdict(row: dict[str, Any]) -> tuple[str, str]:

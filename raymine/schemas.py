@@ -97,6 +97,8 @@ HITS = pa.schema(
         pa.field("score", pa.float32()),
     ]
 )
+# The coarse centroid of each document of an index part, sorted by doc_row.
+CLUSTERS = pa.schema([pa.field("doc_row", pa.int64(), nullable=False), pa.field("cluster", pa.int32(), nullable=False)])
 # Pairs on their way to a pass over document shards (bucketed by document shard).
 PAIRS = EXCLUDED
 # What the pass over documents says of each pair (bucketed by query block). `dense_score` is null without embeddings.

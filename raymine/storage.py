@@ -224,7 +224,10 @@ def write_tables(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> Sh
     """Writes one Parquet shard from a stream of tables, a row group each, atomically."""
     found: list[Shard] = []
     num_rows: list[int] = []
-    with _as_shard(path, found, num_rows) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        _as_shard(path, found, num_rows) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for table in tables:
             writer.write_table(table)
             num_rows.append(table.num_rows)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from raymine import storage
-from raymine.artifacts import Artifacts, Record, Resources, Step, Task, Work
+from raymine.artifacts import Artifacts, Record, Resources, SharedClock, Step, Task, Work
 from raymine.errors import InputError
 from raymine.executor.local import LocalExecutor
 
@@ -137,7 +137,20 @@ def test_a_marker_carries_the_ledger_row_and_relative_paths(artifacts: Artifacts
     assert marker["outputs"][0]["path"] == f"artifacts/square-{step.fingerprint}/n2.parquet"
     assert done.ledger["run_id"] == "run" and done.ledger["step"] == "square" and done.ledger["rows_out"] == 1
     assert done.ledger["bytes_out"] == done.outputs[0].num_bytes > 0
-    assert 0 <= done.ledger["device_s"] <= done.ledger["wall_s"]
+    assert done.ledger["device_s"] == 0 < done.ledger["wall_s"]
+
+
+def test_time_in_a_worker_is_shared_out_among_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls in flight do not count a second twice: the sums are the time that the worker was busy."""
+    times = iter([0.0, 1.0, 4.0, 10.0, 20.0, 23.0])
+    monkeypatch.setattr("raymine.artifacts.time.perf_counter", lambda: next(times))
+    clock = SharedClock()
+    clock.start("a")  # at 0
+    clock.start("b")  # at 1
+    assert clock.stop("a") == 1 + 1.5  # at 4
+    assert clock.stop("b") == 1.5 + 6  # at 10; then idle until 20
+    clock.start("c")
+    assert clock.stop("c") == 3
 
 
 def test_the_stage_is_built_only_where_there_is_work(artifacts: Artifacts) -> None:
