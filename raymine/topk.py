@@ -58,24 +58,25 @@ def merge_topk(
 
 
 def score_order(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Scores as integers below 2**32 that ascend as the scores descend.
+    """Scores as integers of 32 bits, from -2**31, that ascend as the scores descend.
 
-    numpy sorts int64 with vector instructions, several times as fast as a lexsort: a key (row << 32 | score_order) or
-    (score_order << 32 | index) sorts by both at once, and score_of reads the score back.
+    numpy sorts int64 with vector instructions, several times as fast as a lexsort: a key (row << 32) + score_order or
+    (score_order << 32) + index sorts by both at once, and score_of reads the score back.
 
     Args:
         scores: float32, any shape, not NaN; the two zeros are one score.
     """
     # Bits of a float32 order as those of an int32 do, once the negative ones have theirs flipped; + 0.0 unites zeros.
     bits = np.add(scores, np.float32(0), dtype=np.float32).view(np.int32)
-    ascending = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
-    return (2**31 - 1) - ascending.astype(np.int64)
+    order: NDArray[np.int64] = -1 - (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
+    return order
 
 
 def score_of(order: NDArray[np.int64]) -> NDArray[np.float32]:
     """The scores, float32, of which score_order made these integers."""
-    bits = ((2**31 - 1) - order).astype(np.int32)
-    return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
+    bits = (-1 - order).astype(np.int32)
+    scores: NDArray[np.float32] = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
+    return scores
 
 
 def pair_scores(queries: NDArray[np.floating[Any]], docs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

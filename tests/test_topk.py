@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymine.topk import gathered_scores, merge_topk, pair_scores, ranks_within
+from raymine.topk import gathered_scores, merge_topk, pair_scores, ranks_within, score_of, score_order
 
 # Few distinct scores, so that ties are common.
 HITS = st.lists(
@@ -64,3 +64,13 @@ def test_a_pair_scores_the_same_in_any_batch(dtype, dim):
     np.testing.assert_array_equal(scores, alone)
     np.testing.assert_array_equal(gathered_scores(queries, docs, shuffled, shuffled), scores[shuffled])
     np.testing.assert_array_equal(pair_scores(queries[3:], docs[3:].astype(np.float32)), scores[3:])
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=30))
+def test_score_order_descends_with_the_score_and_reads_back(values):
+    """Infinities, subnormals and both zeros included."""
+    scores = np.array(values, np.float32)
+    order = score_order(scores)
+    assert ((order[:, None] < order) == (scores[:, None] > scores)).all()
+    np.testing.assert_array_equal(score_of(order), scores)
+    assert order.min() >= -(2**31) and order.max() < 2**31

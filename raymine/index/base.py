@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymine import schemas, storage
-from raymine.vectors import read_vectors
+from raymine.vectors import Matrix, read_vectors
 
 
 def load_part(
@@ -42,6 +42,13 @@ def load_part(
         matrix[begin : begin + count, : vectors.matrix.shape[1]] = vectors.matrix
         begin += count
     return doc_rows, matrix
+
+
+def padded(vectors: Matrix, dim: int) -> NDArray[np.float32]:
+    """Vectors [n, d] as float32 [n, dim], with zeros after their d dimensions."""
+    wide = np.zeros((len(vectors), dim), np.float32)
+    wide[:, : vectors.shape[1]] = vectors
+    return wide
 
 
 def num_vectors(path: str) -> int:

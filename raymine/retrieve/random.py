@@ -54,7 +54,8 @@ def _raw(query_ids: Sequence[str], count: int, seed: int) -> NDArray[np.uint64]:
 
 def _shuffled(query_ids: Sequence[str], num_documents: int, k: int, seed: int) -> NDArray[np.int64]:
     order = np.argsort(_raw(query_ids, num_documents, seed), axis=1, kind="stable")
-    return order[:, :k].astype(np.int64)
+    first: NDArray[np.int64] = order[:, :k]
+    return first
 
 
 def _drawn(query_ids: Sequence[str], num_documents: int, k: int, seed: int) -> NDArray[np.int64]:

@@ -1,0 +1,328 @@
+"""Approximate search by inverted lists and 4-bit codes: IVF + product quantisation with fast scan (faiss).
+
+Coarse centroids and codebooks are trained once, on a seeded sample, and shared by all parts; queries are assigned to
+centroids once. A code's score then depends on the query and the document alone, so parts merge to what one index
+would have found, bit for bit (Jegou et al., Product Quantization for Nearest Neighbor Search, 2011; Andre et al.,
+Quicker ADC, 2019, for the fast scan). Codes' scores are coarse: over-fetched hits are re-scored from the stored vectors
+(retrieve.shortlist), and leave no other trace.
+
+Half of all queries tie at their last hit, since fast scan sums 8-bit table entries: ties are decided by doc_row, and
+where they reach beyond what was fetched, more is fetched.
+
+Cost: training is k-means on the sample, O(sample nlist dim) operations for each of 10 rounds; a part is built by one
+assignment of its documents, held one shard at a time, and takes dim / code_dims / 2 + 8 bytes per document; a query
+scans nprobe / nlist of the codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raymine import schemas, storage
+from raymine.artifacts import Record, Task
+from raymine.config import IndexConfig
+from raymine.index.base import dim_of, hits_table, load_faiss, load_part, num_vectors, padded
+from raymine.storage import Shard
+from raymine.topk import score_of, score_order
+from raymine.vectors import VectorBlocks, read_vectors
+
+# Training vectors per centroid below which k-means gets poor (faiss's own limit, Clustering.h).
+VECTORS_PER_CENTROID = 39
+# A 4-bit code has 16 values, and their k-means wants as many vectors.
+CODE_VALUES = 16
+# Shards that are read for the sample hold at most this many times the vectors that are kept, so a corpus of 100 million
+# is sampled from a few hundred shards instead of being read whole.
+VECTORS_READ_PER_KEPT = 8
+# Hits fetched beyond k so that ties at the last place are seen whole; on 60,000 real-valued documents with k 400 they
+# never were more.
+TIE_SLACK = 64
+# Scores and ids of one search call: 48 MB.
+HITS_AT_ONCE = 1 << 22
+# faiss's kernel that parallelises over queries and keeps hits in a reservoir. Its automatic choice may fall on one that
+# splits a query over threads, and then which ties come out depends on their number.
+RESERVOIR_KERNEL = 13
+# Hits are sorted as one integer each, half of it the doc_row.
+MAX_DOCUMENTS = 1 << 32
+NO_HIT = np.iinfo(np.int64).max
+
+
+def choose_nlist(config: IndexConfig, num_documents: int, num_sampled: int) -> int:
+    """The number of coarse centroids: the config's, else 4 sqrt(n), and not more than the sample can feed.
+
+    Args:
+        config: the index.
+        num_documents: documents with a vector.
+        num_sampled: of them in the training sample.
+    """
+    if config.nlist is not None:
+        return max(1, min(config.nlist, num_sampled))
+    return max(1, min(int(4 * math.sqrt(num_documents)), num_sampled // VECTORS_PER_CENTROID))
+
+
+def sample(paths: Sequence[str], size: int, seed: int) -> NDArray[np.float32]:
+    """A seeded sample of stored vectors, in their order.
+
+    Shards are taken in a random order until they hold VECTORS_READ_PER_KEPT times the sample; the sample is uniform
+    over those.
+
+    Args:
+        paths: embeddings files.
+        size: vectors wanted at most.
+        seed: of the sample.
+
+    Returns:
+        float32 [min(size, n), dim].
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    counts = np.array([num_vectors(path) for path in paths], np.int64)
+    order = rng.permutation(len(paths))
+    enough = int(np.searchsorted(np.cumsum(counts[order]), size * VECTORS_READ_PER_KEPT)) + 1
+    chosen = np.sort(order[:enough])
+    starts = np.concatenate([[0], np.cumsum(counts[chosen])])
+    wanted = np.sort(rng.choice(starts[-1], min(size, int(starts[-1])), replace=False, shuffle=False))
+    kept = np.empty((len(wanted), dim_of(paths[0])), np.float32)
+    for number, shard in enumerate(chosen):
+        begin, end = np.searchsorted(wanted, starts[number : number + 2])
+        if end > begin:
+            kept[begin:end] = read_vectors(paths[shard]).matrix[wanted[begin:end] - starts[number]]
+    return kept
+
+
+def train(vectors: NDArray[np.float32], nlist: int, code_dims: int, seed: int) -> Any:
+    """A trained index without documents: nlist spherical centroids and one codebook per code_dims dimensions.
+
+    Where code_dims does not divide the dimensions, zeros fill the last code. The result depends on the bytes of the
+    sample and the seed, not on the number of threads.
+
+    Args:
+        vectors: float32 [n, dim].
+        nlist: coarse centroids, at most n.
+        code_dims: dimensions per 4-bit code.
+        seed: of the k-means.
+    """
+    faiss = load_faiss()
+    num_codes = -(-vectors.shape[1] // code_dims)
+    dim = num_codes * code_dims
+    index = faiss.index_factory(dim, f"IVF{nlist},PQ{num_codes}x4fs", faiss.METRIC_INNER_PRODUCT)
+    for clustering in (index.cp, index.pq.cp):
+        clustering.seed = seed & 0x7FFFFFFF
+        clustering.min_points_per_centroid = 1  # says nothing about small corpora
+    if len(vectors) < CODE_VALUES:
+        repeats = -(-CODE_VALUES // max(1, len(vectors)))
+        vectors = np.tile(vectors, (repeats, 1)) if len(vectors) else np.zeros((CODE_VALUES, dim), np.float32)
+    index.train(padded(vectors, dim))
+    return index
+
+
+def clusters_of(index: Any) -> pa.Table:
+    """CLUSTERS of the documents in an index, read from its inverted lists."""
+    faiss = load_faiss()
+    lists = index.invlists
+    sizes = np.array([lists.list_size(number) for number in range(index.nlist)], np.int64)
+    ids = [faiss.rev_swig_ptr(lists.get_ids(n), int(size)).copy() for n, size in enumerate(sizes) if size]
+    doc_rows = np.concatenate([np.empty(0, np.int64), *ids])
+    clusters = np.repeat(np.arange(index.nlist, dtype=np.int32), sizes)
+    order = np.argsort(doc_rows)
+    return pa.Table.from_arrays([pa.array(doc_rows[order]), pa.array(clusters[order])], schema=schemas.CLUSTERS)
+
+
+def search(
+    index: Any, queries: NDArray[np.float32], lists: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """The k best documents by their codes; ties go to the lower doc_row.
+
+    Args:
+        index: a part.
+        queries: float32 [q, dim of the index].
+        lists: int64 [q, nprobe], the centroids of each query.
+        k: hits per query at most.
+
+    Returns:
+        int64 query indices, int64 doc_rows, int32 ranks, float32 scores of the codes, sorted by (query, rank).
+    """
+    index.nprobe, index.implem = lists.shape[1], RESERVOIR_KERNEL
+    k = min(k, index.ntotal)
+    keys = _best_keys(index, queries, lists, k, k + TIE_SLACK)
+    query_index, ranks = np.nonzero(keys != NO_HIT)
+    found = keys[query_index, ranks]
+    return query_index, found % MAX_DOCUMENTS, ranks.astype(np.int32), score_of(found >> 32)
+
+
+def _best_keys(
+    index: Any, queries: NDArray[np.float32], lists: NDArray[np.int64], k: int, fetch: int
+) -> NDArray[np.int64]:
+    """Keys (score_order << 32) + doc_row of the k best of each query, ascending, int64 [q, k]; NO_HIT fills up."""
+    fetch = min(fetch, index.ntotal)
+    best = np.empty((len(queries), k), np.int64)
+    step = max(1, HITS_AT_ONCE // max(1, fetch))
+    for begin in range(0, len(queries) if k else 0, step):
+        chunk = slice(begin, begin + step)
+        keys = _fetched_keys(index, queries[chunk], lists[chunk], fetch)
+        best[chunk] = keys[:, :k]
+        is_tied = (keys[:, -1] != NO_HIT) & (keys[:, -1] >> 32 == keys[:, k - 1] >> 32)
+        if fetch < index.ntotal and is_tied.any():
+            tied = begin + np.flatnonzero(is_tied)
+            best[tied] = _best_keys(index, queries[tied], lists[tied], k, 4 * fetch)
+    return best
+
+
+def _fetched_keys(index: Any, queries: NDArray[np.float32], lists: NDArray[np.int64], fetch: int) -> NDArray[np.int64]:
+    from faiss.contrib.ivf_tools import search_preassigned
+
+    scores, doc_rows = search_preassigned(index, queries, fetch, lists)
+    keys = np.where(doc_rows >= 0, (score_order(scores) << 32) + doc_rows, NO_HIT)
+    keys.sort(axis=1)
+    return keys
+
+
+def write_index(path: str, index: Any, num_rows: int) -> Shard:
+    """Writes an index atomically."""
+    content = load_faiss().serialize_index(index).tobytes()
+    return replace(storage.write_file(path, [content]), num_rows=num_rows)
+
+
+def read_index(path: str) -> Any:
+    """Reads an index that write_index wrote."""
+    return load_faiss().deserialize_index(np.frombuffer(storage.read_bytes(path), np.uint8))
+
+
+class TrainIvf:
+    """Trains the index that all parts share. task.inputs: vectors, the embeddings files of all document shards.
+
+    Args:
+        config: the index.
+        seed: of the sample and the k-means.
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self, config: IndexConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+
+    def __call__(self, task: Task) -> Record:
+        """Writes the trained index without documents (.faiss); info says nlist and the size of the sample."""
+        paths = task.inputs["vectors"]
+        vectors = sample(paths, self.config.train_documents, self.seed)
+        nlist = choose_nlist(self.config, sum(num_vectors(path) for path in paths), len(vectors))
+        index = train(vectors, nlist, self.config.code_dims, self.seed)
+        shard = write_index(f"{task.output}.faiss", index, 0)
+        info = {"nlist": nlist, "num_sampled": len(vectors)}
+        return Record([shard], rows_in=len(vectors), bytes_in=vectors.nbytes, info=info)
+
+
+class AssignQueries:
+    """Assigns the queries of one block to their nearest centroids. task.inputs: vectors, the block's embeddings file.
+
+    Args:
+        index: the trained index.
+        nprobe: centroids per query; all where there are fewer.
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self, index: str, nprobe: int) -> None:
+        self.index = read_index(index)
+        self.nprobe = min(nprobe, self.index.nlist)
+
+    def __call__(self, task: Task) -> Record:
+        """Writes a Parquet column `lists`, int32 [nprobe] per query."""
+        load_faiss()
+        vectors = padded(read_vectors(task.inputs["vectors"]).matrix, self.index.d)
+        _, lists = self.index.quantizer.search(vectors, self.nprobe)
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(lists.astype(np.int32).reshape(-1)),
+            type=pa.list_(pa.field("element", pa.int32()), self.nprobe),
+        )
+        shard = storage.write_table(f"{task.output}.parquet", pa.table({"lists": column}))
+        return Record([shard], rows_in=len(vectors), rows_out=len(vectors), bytes_in=vectors.nbytes)
+
+
+def read_lists(path: str) -> NDArray[np.int64]:
+    """What AssignQueries wrote: int64 [num_queries, nprobe]."""
+    return schemas.vector_matrix(storage.read_table(path)["lists"]).astype(np.int64)
+
+
+class BuildPart:
+    """Encodes the documents of one part.
+
+    Args:
+        index: the trained index.
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self, index: str) -> None:
+        self.index = read_index(index)
+
+    def __call__(self, task: Task) -> Record:
+        """Writes the part (.faiss, without centroids: they are needed no more) and its CLUSTERS.
+
+        Args:
+            task: inputs vectors (embeddings files of the part's shards) and first_rows (doc_row where each begins).
+        """
+        faiss = load_faiss()
+        part = faiss.clone_index(self.index)
+        for path, first_row in zip(task.inputs["vectors"], task.inputs["first_rows"], strict=True):
+            doc_rows, vectors = load_part([path], [first_row], part.d)
+            if len(doc_rows):
+                if doc_rows[-1] >= MAX_DOCUMENTS:
+                    raise ValueError(f"doc_row {doc_rows[-1]} does not fit the 32 bits that search has for it")
+                part.add_with_ids(vectors, doc_rows)
+        clusters = clusters_of(part)
+        # The assignment of the queries brings the centroids' part into the search; kept in every part they would take
+        # more room than its codes.
+        no_centroids = faiss.IndexFlatIP(part.d)
+        part.own_fields, part.quantizer = False, no_centroids
+        shards = [
+            write_index(f"{task.output}.faiss", part, part.ntotal),
+            storage.write_table(f"{task.output}.clusters.parquet", clusters),
+        ]
+        return Record(shards, rows_in=part.ntotal, rows_out=part.ntotal, bytes_in=part.ntotal * part.d * 4)
+
+
+class SearchPart:
+    """Searches one part for all query blocks. task.inputs: index, the part.
+
+    Args:
+        assigned: AssignQueries' file of each query block.
+        query_vectors: embeddings file of each query block.
+        block_starts: query_row of the first query of each block.
+        k: hits per query.
+        nprobe: as given to AssignQueries (the lists themselves are in its files).
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(
+        self,
+        assigned: Sequence[str],
+        query_vectors: Sequence[str],
+        block_starts: Sequence[int],
+        k: int,
+        nprobe: int,
+    ) -> None:
+        self.assigned, self.queries, self.block_starts, self.k = assigned, VectorBlocks(query_vectors), block_starts, k
+
+    def __call__(self, task: Task) -> Record:
+        """Writes HITS with the codes' scores, bucketed by query block."""
+        part = read_index(task.inputs["index"])
+        tables = (self._search_block(block, part) for block in range(len(self.queries)))
+        shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, tables)
+        return Record([shard], rows_in=part.ntotal, rows_out=shard.num_rows)
+
+    def _search_block(self, block: int, part: Any) -> pa.Table:
+        queries = self.queries[block]
+        lists = read_lists(self.assigned[block])
+        query_index, doc_rows, ranks, scores = search(part, padded(queries.matrix, part.d), lists, self.k)
+        return hits_table(queries.rows[query_index] + self.block_starts[block], doc_rows, ranks, scores)
