@@ -29,6 +29,7 @@ from raymine.corpus.lines import place
 from raymine.corpus.parse import ids_of
 from raymine.corpus.splits import splits
 
+SLICE_IDS = 16384  # hashed at once, as that takes about 40 bytes of memory per byte of id
 # Odd multipliers of a polynomial over the bytes and of the mixing after it (splitmix64's, Steele et al. 2014).
 BYTE_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 MIX_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -45,17 +46,21 @@ def id_hashes(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
     Returns:
         uint64 [n].
     """
-    array = _one_array(ids).cast(pa.large_string())
-    if len(array) == 0:
-        return np.empty(0, np.uint64)
+    array = one_array(ids).cast(pa.large_string())
+    slices = [_slice_hashes(array.slice(begin, SLICE_IDS)) for begin in range(0, len(array), SLICE_IDS)]
+    return np.concatenate(slices) if slices else np.empty(0, np.uint64)
+
+
+def _slice_hashes(array: pa.Array) -> NDArray[np.uint64]:
     _, offset_buffer, data_buffer = array.buffers()
     offsets = np.frombuffer(offset_buffer, np.int64)[array.offset : array.offset + len(array) + 1]
     data = np.frombuffer(data_buffer or b"", np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
+    offsets = offsets - offsets[0]
     lengths = np.diff(offsets)
-    positions = np.arange(len(data)) - np.repeat(offsets[:-1] - offsets[0], lengths)
+    positions = np.arange(len(data)) - np.repeat(offsets[:-1], lengths)
     powers = np.multiply.accumulate(np.full(int(lengths.max()) + 1, BYTE_MULTIPLIER))
     sums = np.r_[np.uint64(0), np.cumsum((data + np.uint64(1)) * powers[positions], dtype=np.uint64)]
-    hashes = sums[offsets[1:] - offsets[0]] - sums[offsets[:-1] - offsets[0]]
+    hashes = sums[offsets[1:]] - sums[offsets[:-1]]
     for shift, multiplier in zip((30, 27), MIX_MULTIPLIERS, strict=True):
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * multiplier
     mixed: NDArray[np.uint64] = hashes ^ (hashes >> np.uint64(31))
@@ -86,7 +91,7 @@ def id_rows(corpus: pa.Table, first_row: int) -> pa.Table:
 
 def repeated(ids: pa.Array | pa.ChunkedArray) -> list[str]:
     """The ids that occur more than once, in the order in which they first occur."""
-    encoded = _one_array(ids).dictionary_encode()
+    encoded = one_array(ids).dictionary_encode()
     if len(encoded.dictionary) == len(encoded):
         return []
     counts = np.bincount(encoded.indices.to_numpy(), minlength=len(encoded.dictionary))
@@ -140,7 +145,7 @@ def resolve(pairs: pa.Table, ids: pa.Table) -> tuple[pa.Table, pa.Table]:
         The pairs whose document is known, with doc_row and fold_hash after their own columns; and the others as they
         came. Both in their former order.
     """
-    positions = pc.index_in(pairs["doc_id"], value_set=_one_array(ids["doc_id"]))
+    positions = pc.index_in(pairs["doc_id"], value_set=one_array(ids["doc_id"]))
     known = pc.is_valid(positions)
     found = ids.select(["doc_row", "fold_hash"]).take(positions.filter(known))
     matched = pairs.filter(known)
@@ -293,7 +298,8 @@ def _num_buckets(path: str) -> int:
         return int(reader.num_record_batches)
 
 
-def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as one array, without a copy where it is one already."""
     if isinstance(column, pa.Array):
         return column
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

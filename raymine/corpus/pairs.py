@@ -4,7 +4,7 @@ Ids are made of the texts' hashes, so that equal texts are one document or one q
 rows gets the positives of all of them. Documents and queries keep the order in which they first occur. A row whose
 relevance is 0 or below still gives its document, which may then be mined.
 
-Cost: one streaming pass and two BLAKE2b hashes per row. Memory: 16 bytes per distinct text (the hashes met so far, as
+Cost: one streaming pass and a BLAKE2b hash per text. Memory: 16 bytes per distinct text (the hashes met so far, as
 sorted arrays), twice that while two of them are merged, and one shard of texts; nothing else grows with the file.
 """
 
