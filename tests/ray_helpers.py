@@ -1,4 +1,4 @@
-"""Harness of tests that need more than one process: a bucket, a cluster of two nodes, a cluster that takes jobs, a kill.
+"""Harness of tests with several processes: a bucket, a cluster of two nodes, one that takes jobs, a kill.
 
 All of it runs on this machine, on free ports, and is taken down at the end. Nothing here knows what is being run.
 """
@@ -116,6 +116,7 @@ class TwoNodes:
     address: str
     cluster: Any
     second: Any
+    second_folder: str
 
     def kill_second(self) -> None:
         """The node and its workers die at once, as when a machine is taken away."""
@@ -137,7 +138,7 @@ def two_nodes(cpus_per_node: int = 2) -> Iterator[TwoNodes]:
             del options["include_dashboard"]
             second = cluster.add_node(**options, env_vars={"TMPDIR": folders[1]})
             cluster.wait_for_nodes()
-            yield TwoNodes(cluster.address, cluster, second)
+            yield TwoNodes(cluster.address, cluster, second, folders[1])
         finally:
             ray.shutdown()
             cluster.shutdown()
@@ -155,10 +156,9 @@ def ray_environment() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray cluster started as people start one: addresses for drivers on it, drivers outside it, and jobs."""
+    """A Ray cluster started as people start one: the addresses for drivers on it and for jobs."""
 
     address: str
-    client: str
     jobs: str
 
     def submit(
@@ -183,8 +183,7 @@ def ray_head(num_cpus: int = 3) -> Iterator[Head]:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_until(lambda: all(_listens(port) for port in ports[:4]), 90, "ray start --head")
-            gcs, jobs, client = ports[0], ports[1], ports[2]
-            yield Head(f"127.0.0.1:{gcs}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{jobs}")
+            yield Head(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
         finally:
             stop(process)
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,10 +14,10 @@ def set_threads(count: int) -> None:
     """
     import sys
 
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        if name != "NUMBA_NUM_THREADS" or "numba" not in sys.modules:
-            os.environ[name] = str(count)
-    loaded: dict[str, Any] = sys.modules  # type: ignore[assignment]
+    for library in ("OMP", "MKL", "OPENBLAS", "RAYON", "NUMBA"):
+        if library != "NUMBA" or "numba" not in sys.modules:
+            os.environ[f"{library}_NUM_THREADS"] = str(count)
+    loaded: dict[str, Any] = sys.modules
     if "torch" in loaded:
         loaded["torch"].set_num_threads(count)
     if "faiss" in loaded:

@@ -2,12 +2,12 @@
 
 The dataset of a step is its list of tasks, a row and a block each, as JSON; what comes back is a row per task with its
 marker. Texts and vectors never enter the object store, so a small one is enough, and a lost node loses only what its
-workers were doing. A step whose stage is costly to load runs on a pool of actors; one with `actors` 0 runs as plain tasks
-in Ray's idle worker processes. Measured on 2 shared cores: 0.05 s a step and 17 ms a task for plain tasks, 1.1 s
+workers were doing. A step whose stage is costly to load runs on a pool of actors; one with `actors` 0 runs as plain
+tasks in Ray's idle worker processes. Measured on 2 shared cores: 0.05 s a step and 17 ms a task for plain tasks, 1.1 s
 for a pool (it starts processes), 4 to 5 s for a private cluster and 2.5 s for its first step.
 
-What goes wrong goes one of three ways. A Python exception comes back as a row and is raised here as what it was. A worker
-that dies is started again and its tasks with it, `CRASH_LIMIT` times; then the run fails. A pool that does not
+What goes wrong goes one of three ways. A Python exception comes back as a row and is raised here as what it was. A
+worker that dies is started again and its tasks with it, `CRASH_LIMIT` times; then the run fails. A pool that does not
 fit is refused before it starts, because Ray would wait for it without a word.
 """
 
@@ -22,16 +22,15 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from raymine.artifacts import Resources, Step, Task, Work
-from raymine.errors import ResourceError
+from raymine.errors import ConfigError, ResourceError
 from raymine.executor.base import set_threads
 
-CRASH_LIMIT = 3  # restarts of one worker, and tries again of one task, after a process or its node died
+CRASH_LIMIT = 3  # restarts of one worker of a pool, or of one plain task, after its process or node died
 MAX_BLOCKS = 4096  # Ray Data's driver takes 17 ms per block; above this number several tasks share one
 OBJECT_STORE_BYTES = 150 << 20  # of a private cluster; it holds only task rows and markers
 NO_PROGRESS_S = 6 * 3600  # longer than any single task (training centroids for 100M documents), shorter than a weekend
@@ -45,7 +44,7 @@ class WorkerCrashError(RuntimeError):
     """A worker process died again and again: out of memory, a signal, a fault in native code, or lost nodes."""
 
 
-class WorkerTraceback(Exception):
+class WorkerTracebackError(Exception):
     """The traceback of an exception inside a worker; the cause of the exception that is raised on the driver."""
 
     def __str__(self) -> str:
@@ -55,15 +54,16 @@ class WorkerTraceback(Exception):
 class RayExecutor:
     """Runs tasks on a Ray cluster, over one connection for all steps.
 
-    A program that is already connected (a notebook, a job's driver that called ray.init) stays so. Otherwise: the address
-    given, else RAY_ADDRESS (which `ray job submit` sets), else a private cluster on this machine, which `close` stops.
+    A program that is already connected (a notebook, a job's driver that called ray.init) stays so. Otherwise: the
+    address given, else RAY_ADDRESS (which `ray job submit` sets), else a private cluster on this machine, which `close`
+    stops. The driver must be on a node of the cluster: Ray Data does not run over Ray's client protocol (ray://), so
+    from outside a round goes in as a job.
 
-    Workers on other nodes import raymine themselves: from the nodes' environment or image, or from the working folder
-    of `ray job submit --working-dir`, which they share with the driver. Only to an address of `ray://` (a driver outside the
-    cluster) this package's own files are sent along; what it depends on must be on the nodes.
+    Workers import raymine on their own node: from its environment or image, or from the working folder of `ray job
+    submit --working-dir`, which they share with the driver.
 
     Args:
-        address: `auto`, `host:port`, `ray://host:port`, or None.
+        address: `auto` (the cluster running on this machine), `host:port`, or None.
     """
 
     name = "ray"
@@ -73,7 +73,7 @@ class RayExecutor:
         self._started = False
 
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
-        """Fills in what was left to the cluster: a GPU for each worker where there are any, and as many workers as fit."""
+        """Fills in what was left to the cluster: a GPU each where there are any, and as many workers as fit."""
         self._connect()
         nodes = cluster_nodes()
         if resources.gpus is None:
@@ -116,11 +116,17 @@ class RayExecutor:
             return
         logging.getLogger("ray").setLevel(logging.ERROR)
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+        if address.startswith(CLIENT_SCHEME):
+            raise ConfigError(
+                "Ray Data does not run over Ray's client protocol",
+                got=f"the address {address}",
+                expected="host:port of a cluster that this machine is a node of, or `auto`",
+                fix="send the round in as a job: ray job submit --address http://HOST:8265 --working-dir . "
+                "-- python jobs/mine.py CONFIG.yaml --workspace URL",
+            )
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        if address.startswith(CLIENT_SCHEME):
-            options["runtime_env"] = {"py_modules": [str(Path(__file__).parents[1])]}
         ray.init(address=address, **options)
         self._started = True
 
@@ -207,7 +213,7 @@ def _dataset(step: Step, tasks: Sequence[Task], make_work: Callable[[], Work], s
             "fn_constructor_kwargs": shared,
             "compute": _pool(size, len(tasks), getattr(step.stage, "calls_in_flight", 1)),
             "max_restarts": CRASH_LIMIT,
-            "max_task_retries": CRASH_LIMIT,
+            "max_task_retries": -1,  # until its worker is given up: until a lost node is noticed, many tries fail
         }
     else:
         options |= {"fn": run_in_task, "fn_kwargs": {**shared, "run": uuid.uuid4().hex}, "max_retries": CRASH_LIMIT}
@@ -218,7 +224,7 @@ def _dataset(step: Step, tasks: Sequence[Task], make_work: Callable[[], Work], s
 
 
 def _pool(size: int, num_tasks: int, calls_in_flight: int) -> Any:
-    """A fixed pool. A task is handed out only to be run: one that waited in a busy worker could not go to an idle one."""
+    """A fixed pool. A task is handed out only to be run: waiting in a busy worker, it could not go to an idle one."""
     from ray.data import ActorPoolStrategy
 
     calls = min(calls_in_flight, -(-num_tasks // size))
@@ -254,7 +260,7 @@ def _markers(name: str, batches: Any) -> Iterator[dict[str, Any]]:
         for batch in batches:
             for row in batch.to_pylist():
                 if row["error"] is not None:
-                    raise pickle.loads(row["error"]) from WorkerTraceback(row["trace"])
+                    raise pickle.loads(row["error"]) from WorkerTracebackError(row["trace"])
                 yield json.loads(row["marker"])
     except (ray.exceptions.ActorDiedError, ray.exceptions.WorkerCrashedError) as error:
         raise WorkerCrashError(

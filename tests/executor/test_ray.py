@@ -17,7 +17,14 @@ from toy_stages import squares
 from raymine.artifacts import Artifacts, Resources, Step, StepResult
 from raymine.errors import InputError, ResourceError
 from raymine.executor.local import LocalExecutor
-from raymine.executor.ray import CRASH_LIMIT, RayExecutor, WorkerCrashError, WorkerTraceback, check_fit, num_fitting
+from raymine.executor.ray import (
+    CRASH_LIMIT,
+    RayExecutor,
+    WorkerCrashError,
+    WorkerTracebackError,
+    check_fit,
+    num_fitting,
+)
 
 pytestmark = pytest.mark.timeout(120)
 POOL_OR_TASKS = pytest.mark.parametrize("actors", [1, 0], ids=["pool", "tasks"])
@@ -87,10 +94,10 @@ def test_what_a_failed_run_finished_is_not_done_again(
 @POOL_OR_TASKS
 def test_a_users_error_crosses_as_itself(ray_executor: RayExecutor, tmp_path: Path, actors: int) -> None:
     """An InputError of a worker is an InputError here, with its parts, and the worker's traceback as its cause."""
-    with pytest.raises(InputError, match="corpus.jsonl:7") as caught:
+    with pytest.raises(InputError, match=r"corpus\.jsonl:7") as caught:
         run(ray_executor, tmp_path, squares(toy_stages.Faulty, actors=actors, fault="user", at=3))
     assert (caught.value.got, caught.value.fix) == ("{}", "add it")
-    assert isinstance(caught.value.__cause__, WorkerTraceback)
+    assert isinstance(caught.value.__cause__, WorkerTracebackError)
     assert "toy_stages.py" in str(caught.value.__cause__)
 
 
@@ -111,7 +118,7 @@ def test_faults_of_the_input_are_gathered_and_the_other_tasks_are_done(
     ray_executor: RayExecutor, tmp_path: Path
 ) -> None:
     """Problems are no exceptions: the step ends with one error that lists them, and five of six tasks are kept."""
-    with pytest.raises(InputError, match="corpus.jsonl:7: empty\ncorpus.jsonl:9: empty"):
+    with pytest.raises(InputError, match=r"corpus\.jsonl:7: empty\ncorpus\.jsonl:9: empty"):
         run(ray_executor, tmp_path, squares(toy_stages.Faulty, fault="problem", at=3))
     assert len(ray_helpers.done_markers(str(tmp_path))) == 5
 

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from raymine import storage
-from raymine.artifacts import Record, Resources, Step, Task
+from raymine.artifacts import Artifacts, Record, Resources, Step, Task
 from raymine.errors import InputError
+from raymine.executor import make_executor
 
 
 class Square:
@@ -36,10 +37,11 @@ class Square:
         return Record([shard], rows_in=num_rows, rows_out=num_rows, info={"first": first})
 
     def note(self, task: Task) -> None:
-        """One file per call: `<key>.<process>.<time>`."""
+        """One file per call: `<key>.<process>.<time>.<temporary folder of the node>`."""
         if self.log:
             Path(self.log).mkdir(parents=True, exist_ok=True)
-            (Path(self.log) / f"{task.key}.{os.getpid()}.{time.time_ns()}").touch()
+            node = Path(os.environ.get("TMPDIR", "")).name
+            (Path(self.log) / f"{task.key}.{os.getpid()}.{time.time_ns()}.{node}").touch()
 
 
 class Overlapping(Square):
@@ -94,17 +96,17 @@ class Faulty(Square):
                 raise InputError("corpus.jsonl:7: no text", got="{}", expected="a text", fix="add it")
             if self.fault == "problem":
                 return Record(problems=["corpus.jsonl:7: empty", "corpus.jsonl:9: empty"])
-            raise _Unpicklable(lambda: None) if self.fault == "unpicklable" else KeyError("lost")
+            raise _UnpicklableError(lambda: None) if self.fault == "unpicklable" else KeyError("lost")
         return super().__call__(task)
 
 
-class _Unpicklable(Exception):
+class _UnpicklableError(Exception):
     def __init__(self, thing: Any) -> None:
         super().__init__("cannot travel")
         self.thing = thing
 
     def __reduce__(self) -> Any:
-        return (_Unpicklable, (self.thing,))
+        return (_UnpicklableError, (self.thing,))
 
 
 class DiesAtInit(Square):
@@ -126,7 +128,7 @@ def squares(
 
 
 def contents(workspace: str) -> dict[str, bytes]:
-    """The bytes of every output of a workspace, by path; markers and records (they carry times) as their names alone."""
+    """The bytes of every output of a workspace, by path; of markers and records, which carry times, the names."""
     return {
         storage.relative(path, workspace): b"" if path.endswith(".json") else storage.read_bytes(path)
         for path in storage.list_files(workspace)
@@ -135,5 +137,12 @@ def contents(workspace: str) -> dict[str, bytes]:
 
 def tries(log: Path) -> dict[str, int]:
     """How often each task was begun, by key."""
-    keys = [path.name.split(".")[0] for path in log.iterdir() if path.name.count(".") == 2]
+    keys = [path.name.split(".")[0] for path in log.iterdir() if path.name.count(".") == 3]
     return {key: keys.count(key) for key in sorted(set(keys))}
+
+
+def drive(workspace: str, log: str, actors: str, num_tasks: str = "8") -> None:
+    """A driver in a process of its own: slow squares on Ray, wherever it finds a cluster or on a private one."""
+    step = squares(num_tasks=int(num_tasks), actors=int(actors), log=log, seconds=0.3)
+    with make_executor("ray") as executor:
+        Artifacts(workspace, executor, {"run_id": "run", "round": 1}).run(step)
