@@ -90,20 +90,48 @@ def save_cross_encoder(folder: str, dim: int = 32, num_labels: int = 1, seed: in
     return folder
 
 
-def _save_transformer(folder: str, architecture: Any, dim: int, seed: int, **settings: Any) -> None:
-    import torch
-    from transformers import BertConfig, PreTrainedTokenizerFast
+def save_decoder(folder: str, dim: int = 32, seed: int = 0) -> str:
+    """A randomly initialised two-layer Llama that pads at the left and pools the last token.
 
-    tokenizer = wordpiece()
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=MAX_POSITIONS,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **names,
+    Returns:
+        The folder.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import LlamaConfig, LlamaModel
+
+    tokenizer = fast_tokenizer(padding_side="left")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=dim,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * dim,
+        max_position_embeddings=MAX_POSITIONS,
+        initializer_range=0.5,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    _save_seeded(LlamaModel, config, f"{folder}/transformer", seed)
+    tokenizer.save_pretrained(f"{folder}/transformer")
+    modules = [Transformer(f"{folder}/transformer"), Pooling(dim, "lasttoken")]
+    SentenceTransformer(modules=modules, device="cpu").save(f"{folder}/model")
+    return f"{folder}/model"
+
+
+def fast_tokenizer(**settings: Any) -> Any:
+    """The `wordpiece` tokenizer as transformers has it."""
+    from transformers import PreTrainedTokenizerFast
+
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=wordpiece(), model_max_length=MAX_POSITIONS, **names, **settings)
+
+
+def _save_transformer(folder: str, architecture: Any, dim: int, seed: int, **settings: Any) -> None:
+    from transformers import BertConfig
+
+    tokenizer = fast_tokenizer(model_input_names=["input_ids", "token_type_ids", "attention_mask"])
     config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=len(tokenizer),
         hidden_size=dim,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -113,8 +141,14 @@ def _save_transformer(folder: str, architecture: Any, dim: int, seed: int, **set
         initializer_range=0.5,
         **settings,
     )
+    _save_seeded(architecture, config, folder, seed)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_seeded(architecture: Any, config: Any, folder: str, seed: int) -> None:
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture(config)
     model.save_pretrained(folder)
-    fast.save_pretrained(folder)

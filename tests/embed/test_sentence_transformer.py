@@ -1,0 +1,231 @@
+"""Any sentence-transformers model gives the vectors that its own encode_query and encode_document give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import BoW, Dense, Normalize, Pooling, Router, Transformer
+
+from raymine.config import EmbedConfig
+from raymine.embed import describe
+from raymine.embed.sentence_transformer import SentenceTransformerEncoder, Side
+from raymine.errors import ConfigError
+
+TEXTS = tiny_models.texts(90, seed=1)
+SIDES: tuple[Side, ...] = ("query", "document")
+
+
+def encoded(config: EmbedConfig, side: Side, texts: list[str] = TEXTS) -> np.ndarray:
+    encoder = SentenceTransformerEncoder(config, side)
+    return encoder.encode(encoder.tokenize(texts))[0]
+
+
+def oracle(folder: str, side: Side, texts: list[str] = TEXTS, **options: Any) -> np.ndarray:
+    model = SentenceTransformer(folder, device="cpu")
+    return np.asarray(getattr(model, f"encode_{side}")(texts, **options))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_bert_equals_the_models_own_encoding(bert_model: str, side: Side) -> None:
+    """Prompts of the model, dot similarity: the raw vectors, whatever the batches."""
+    expected = oracle(bert_model, side)
+    for batch_tokens in (1, 200, 16384):
+        made = encoded(EmbedConfig(model=bert_model, batch_tokens=batch_tokens), side)
+        assert made.dtype == np.float32
+        np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_static_embedding_equals_the_models_own_encoding(static_model: str, side: Side) -> None:
+    """A model without a transformer: cosine by default, so the vectors have length 1."""
+    made = encoded(EmbedConfig(model=static_model, batch_tokens=200), side)
+    np.testing.assert_allclose(made, oracle(static_model, side, normalize_embeddings=True), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_prompt_may_be_a_text_or_a_name(bert_model: str, static_model: str, side: Side) -> None:
+    """The same vectors as with sentence-transformers' `prompt` and `prompt_name`; an empty text is no prompt."""
+    for prompt in ("heart graph: ", ""):
+        config = EmbedConfig(model=bert_model, **{f"{side}_prompt": prompt})
+        np.testing.assert_allclose(encoded(config, side), oracle(bert_model, side, prompt=prompt), atol=1e-5)
+    named = EmbedConfig(model=bert_model, **{f"{side}_prompt_name": "query"})
+    np.testing.assert_allclose(encoded(named, side), oracle(bert_model, side, prompt_name="query"), atol=1e-5)
+    config = EmbedConfig(model=static_model, **{f"{side}_prompt": "heart graph: "})
+    expected = oracle(static_model, side, prompt="heart graph: ", normalize_embeddings=True)
+    np.testing.assert_allclose(encoded(config, side), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [{"passage": "a passage: "}, {"corpus": "a corpus: ", "passage": "a passage: "}, {"plain": "plain: "}],
+    ids=["passage", "passage-before-corpus", "none-of-the-aliases"],
+)
+@pytest.mark.parametrize("default", [None, "plain"], ids=["no-default", "default"])
+def test_the_models_prompts_are_found_as_it_finds_them(
+    tmp_path: Path, prompts: dict[str, str], default: str | None
+) -> None:
+    """encode_document takes document, passage or corpus, in this order; else the default prompt."""
+    folder = tiny_models.save_bert(str(tmp_path))
+    model = SentenceTransformer(folder, device="cpu")
+    model.prompts = {**prompts, "plain": "plain: "}
+    model.default_prompt_name = default
+    model.save(str(tmp_path / "changed"))
+    for side in SIDES:
+        made = encoded(EmbedConfig(model=str(tmp_path / "changed"), similarity="dot"), side)
+        np.testing.assert_allclose(made, oracle(str(tmp_path / "changed"), side), atol=1e-5)
+
+
+def test_max_length_cuts_where_the_model_would(bert_model: str, static_model: str) -> None:
+    """max_length counts a transformer's special tokens and prompt, as max_seq_length does."""
+    model = SentenceTransformer(bert_model, device="cpu")
+    model.max_seq_length = 10
+    made = encoded(EmbedConfig(model=bert_model, max_length=10), "query")
+    np.testing.assert_allclose(made, model.encode_query(TEXTS), atol=1e-5)
+    assert np.abs(made - oracle(bert_model, "query")).max() > 0.1
+
+    model = SentenceTransformer(static_model, device="cpu")
+    model[0].tokenizer.enable_truncation(4)
+    made = encoded(EmbedConfig(model=static_model, max_length=4), "query")
+    np.testing.assert_allclose(made, model.encode_query(TEXTS, normalize_embeddings=True), atol=1e-5)
+    encoder = SentenceTransformerEncoder(EmbedConfig(model=static_model, max_length=4), "query")
+    assert encoder.tokenize(TEXTS).lengths.max() == 4
+
+
+def test_modules_after_pooling_are_run(tmp_path: Path, bert_model: str) -> None:
+    """Dense and Normalize layers, a truncated dimension and a pooling without the prompt change the vectors too."""
+    modules = list(SentenceTransformer(bert_model, device="cpu"))
+    pooling = Pooling(32, "mean", include_prompt=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dense = Dense(32, 12)
+    model = SentenceTransformer(modules=[modules[0], pooling, dense, Normalize()], device="cpu", truncate_dim=8)
+    model.prompts = {"query": "heart graph: ", "document": ""}
+    model.save(str(tmp_path / "made"))
+    config = EmbedConfig(model=str(tmp_path / "made"))
+    for side in SIDES:
+        made = encoded(config, side)
+        assert made.shape == (90, 8)
+        expected = oracle(config.model or "", side, normalize_embeddings=True, truncate_dim=8)
+        np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_a_model_with_two_towers_uses_the_sides_own(tmp_path: Path) -> None:
+    """A Router sends queries and documents through different modules."""
+    towers = {}
+    for side, seed in (("query", 1), ("document", 2)):
+        folder = tiny_models.save_bert(str(tmp_path / side), seed=seed)
+        towers[side] = [Transformer(folder), Pooling(32)]
+    router = Router.for_query_document(towers["query"], towers["document"])
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "made"))
+    config = EmbedConfig(model=str(tmp_path / "made"), similarity="dot")
+    for side in SIDES:
+        np.testing.assert_allclose(encoded(config, side), oracle(config.model or "", side), atol=1e-5)
+    assert np.abs(encoded(config, "query") - encoded(config, "document")).max() > 0.1
+
+
+def test_left_padding_is_kept(tmp_path: Path) -> None:
+    """Decoder models pad at the left and pool the last token."""
+    folder = tiny_models.save_decoder(str(tmp_path))
+    assert SentenceTransformer(folder, device="cpu").tokenizer.padding_side == "left"
+    config = EmbedConfig(model=folder, similarity="dot", batch_tokens=200)
+    np.testing.assert_allclose(encoded(config, "query"), oracle(folder, "query"), atol=1e-5)
+
+
+def test_a_model_without_tokens_is_run_as_it_is(tmp_path: Path) -> None:
+    """A bag of words has no tokens to pad; it is encoded all the same."""
+    vocabulary = sorted(set(tiny_models.WORDS.split()))
+    SentenceTransformer(modules=[BoW(vocabulary)], device="cpu").save(str(tmp_path / "made"))
+    made = encoded(EmbedConfig(model=str(tmp_path / "made"), similarity="dot"), "document")
+    np.testing.assert_allclose(made, oracle(str(tmp_path / "made"), "document"), atol=1e-5)
+
+
+def test_similarity_of_the_config_overrides_the_models(bert_model: str) -> None:
+    """The bert model says dot; asked for cosine it gives unit vectors."""
+    made = encoded(EmbedConfig(model=bert_model, similarity="cosine"), "query")
+    np.testing.assert_allclose(made, oracle(bert_model, "query", normalize_embeddings=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_computing_in_half_precision_is_close(bert_model: str, static_model: str, dtype: Any) -> None:
+    """Half precision keeps two to three digits, and says float32 outside."""
+    for folder in (bert_model, static_model):
+        config = EmbedConfig(model=folder, similarity="cosine", dtype=dtype)
+        made = encoded(config, "query")
+        assert made.dtype == np.float32
+        similarity = (made * oracle(folder, "query", normalize_embeddings=True)).sum(axis=1)
+        assert similarity.min() > 0.999
+
+
+def test_describe_says_what_the_model_will_do(bert_model: str, static_model: str) -> None:
+    """Dimension, similarity, prompts and limit, from the model where the config is silent."""
+    assert describe(EmbedConfig(model=bert_model)) == {
+        "dim": 32,
+        "similarity": "dot",
+        "normalized": False,
+        "query_prompt": "search query: ",
+        "document_prompt": "search document: ",
+        "max_length": 64,
+    }
+    config = EmbedConfig(model=static_model, query_prompt="q: ", max_length=9)
+    assert describe(config) == {
+        "dim": 16,
+        "similarity": "cosine",
+        "normalized": True,
+        "query_prompt": "q: ",
+        "document_prompt": "",
+        "max_length": 9,
+    }
+    assert describe(EmbedConfig(model=static_model))["max_length"] is None
+
+
+def test_an_unknown_prompt_name_lists_the_models(bert_model: str) -> None:
+    """The message names the prompts that the model has."""
+    with pytest.raises(ConfigError, match="no such prompt") as error:
+        describe(EmbedConfig(model=bert_model, document_prompt_name="passages"))
+    assert error.value.got == "passages"
+    assert error.value.expected == "one of document, plain, query"
+
+
+def test_a_distance_is_refused(tmp_path: Path) -> None:
+    """Euclidean models need a decision by the user, and the message says which."""
+    folder = tiny_models.save_static(str(tmp_path / "made"), similarity="euclidean")
+    with pytest.raises(ConfigError, match="euclidean") as error:
+        describe(EmbedConfig(model=folder))
+    assert "embed.similarity" in error.value.fix
+    assert describe(EmbedConfig(model=folder, similarity="dot"))["similarity"] == "dot"
+
+
+def test_more_tokens_than_positions_is_refused(bert_model: str) -> None:
+    """Otherwise the first long text would fail deep inside the model, hours later."""
+    with pytest.raises(ConfigError, match="positions") as error:
+        describe(EmbedConfig(model=bert_model, max_length=65))
+    assert (error.value.got, error.value.expected) == ("65", "at most 64")
+
+
+def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
+    """A folder without a model, and a name that is neither a folder nor on the hub."""
+    (tmp_path / "notes.txt").write_text("nothing here")
+    for model in (str(tmp_path), str(tmp_path / "absent")):
+        with pytest.raises(ConfigError, match="cannot be loaded"):
+            describe(EmbedConfig(model=model))
+
+
+def test_encoding_is_the_same_with_any_number_of_threads(bert_model: str) -> None:
+    """One bit of difference would make a shard's bytes depend on the machine's size."""
+    encoder = SentenceTransformerEncoder(EmbedConfig(model=bert_model), "query")
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            made.append(encoder.encode(encoder.tokenize(TEXTS))[0].tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert made[0] == made[1] == made[2]
