@@ -108,7 +108,7 @@ def save_decoder(folder: str, dim: int = 32, seed: int = 0) -> str:
         num_attention_heads=2,
         intermediate_size=2 * dim,
         max_position_embeddings=MAX_POSITIONS,
-        initializer_range=0.5,
+        initializer_range=0.2,
         pad_token_id=tokenizer.pad_token_id,
     )
     _save_seeded(LlamaModel, config, f"{folder}/transformer", seed)
@@ -138,7 +138,7 @@ def _save_transformer(folder: str, architecture: Any, dim: int, seed: int, **set
         intermediate_size=2 * dim,
         max_position_embeddings=MAX_POSITIONS,
         # Large enough that a random model's outputs differ clearly between texts.
-        initializer_range=0.5,
+        initializer_range=0.2,
         **settings,
     )
     _save_seeded(architecture, config, folder, seed)
