@@ -384,6 +384,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.positives.has_texts:
+            if self.exclude:
+                raise ValueError(
+                    "`exclude` names ids, but `positives` with texts makes its own: give ids, or leave it out"
+                )
             if self.queries is not None:
                 raise ValueError("`positives` with `query_column` makes its own queries: leave `queries` out")
             if self.corpus is not None and self.corpus.text_column is None:

@@ -180,11 +180,13 @@ def mine(
 
 def round_identity(config: Config, cache: HashCache) -> str:
     """Fingerprint of everything that decides a round: config, contents of inputs, weights of models."""
-    from raymine.corpus.read import splits
+    from raymine.corpus.judgements import judgement_files
+    from raymine.corpus.splits import splits
 
     plain = config.model_dump(exclude={"cost", "resources"})
-    files = [config.positives.path, *config.exclude, *([config.retrieve.run.path] if config.retrieve.run else [])]
-    contents: dict[str, Any] = {"files": [cache.content_hash(path) for path in files if storage.exists(path)]}
+    files = [file.path for file in judgement_files(config.positives, config.exclude)]
+    files += [config.retrieve.run.path] if config.retrieve.run else []
+    contents: dict[str, Any] = {"files": [cache.content_hash(path) for path in files]}
     for name, source in (("corpus", config.corpus), ("queries", config.queries)):
         if source is not None:
             contents[name] = [split["content"] for split in splits(source, cache)]

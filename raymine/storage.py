@@ -25,6 +25,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymine.errors import InputError
+
 CHUNK_BYTES = 8 << 20
 
 
@@ -330,7 +332,13 @@ class HashCache:
         self.known: dict[str, str] = read_json(path) if path and exists(path) else {}
 
     def content_hash(self, url: str) -> str:
-        """SHA-256 of a local file, or an object store's own content tag where it has one."""
+        """SHA-256 of a local file, or an object store's own content tag where it has one.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        if not exists(url):
+            raise InputError(f"{url}: no such file", "", "a file or URL that can be read", "correct the path")
         if is_local(url):
             stat = local_path(url).stat()
             state = f"{local_path(url)}|{stat.st_size}|{stat.st_mtime_ns}"

@@ -166,3 +166,77 @@ def test_other_jobs_are_as_clean(
     auditor.check_tables(Path(mined.path), tmp_path)
     for name in values["write"]["formats"]:
         auditor.check_format(Path(mined.path) / "shards" / name, name, values["write"].get("scores", False))
+
+
+def test_an_imported_run_is_a_source(data: Path, auditor: Auditor, tmp_path: Path) -> None:
+    """A TREC run alone: its ranks follow its scores, and only its documents (and the positives) are candidates."""
+    lines = [f"q{q} Q0 d{(q * 7 + 13 * i) % 240} 0 {(i * 37) % 20}.5 tag" for q in range(60) for i in range(20)]
+    (tmp_path / "run.trec").write_text("\n".join(lines) + "\n")
+    values = mining.config(data, "unused", write={"formats": ["triplet"]}, select={"sample": {"n": 3}})
+    values["retrieve"] = {"run": {"path": str(tmp_path / "run.trec"), "k": 10}}
+    del values["embed"]
+    mined = raymine.mine(make_config(values), str(tmp_path / "workspace"))
+    auditor.check_tables(Path(mined.path), Path(mined.workspace))
+    auditor.check_format(Path(mined.path) / "shards" / "triplet", "triplet", scores=False)
+    table = mined.verdicts().to_table().to_pylist()
+    ranked = [row for row in table if row["run_rank"] is not None]
+    assert {row["run_rank"] for row in ranked} == set(range(10))
+    assert all(row["run_rank"] is not None or row["relevance"] for row in table)
+    for query in {row["query_row"] for row in ranked}:
+        scores = [
+            row["run_score"] for row in sorted(ranked, key=lambda row: row["run_rank"]) if row["query_row"] == query
+        ]
+        assert scores == sorted(scores, reverse=True) and scores[0] == 19.5
+
+
+def test_vectors_without_texts_are_mined(tmp_path: Path) -> None:
+    """Images or products: .npy files and judgements by row number; scores are numpy's."""
+    draw = np.random.default_rng(0)
+    documents, queries = draw.standard_normal((90, 8), np.float32), draw.standard_normal((12, 8), np.float32)
+    np.save(tmp_path / "documents.npy", documents)
+    np.save(tmp_path / "queries.npy", queries)
+    lines = ["query-id\tcorpus-id\tscore", *(f"{i}\t{i * 3}\t1" for i in range(12))]
+    (tmp_path / "qrels.tsv").write_text("\n".join(lines) + "\n")
+    config = make_config(
+        {
+            "corpus": {"vectors": str(tmp_path / "documents.npy"), "shard_documents": 40},
+            "queries": {"vectors": str(tmp_path / "queries.npy"), "block_queries": 5},
+            "positives": {"path": str(tmp_path / "qrels.tsv")},
+            "embed": {"similarity": "dot", "store": "float32"},
+            "retrieve": {"dense": {"k": 6}},
+            "select": {"sample": {"n": 4}},
+        }
+    )
+    mined = raymine.mine(config, str(tmp_path / "workspace"))
+    scores = queries.astype(np.float64) @ documents.T.astype(np.float64)
+    negatives = mined.negatives().to_pylist()
+    for query in range(12):
+        expected = [doc for doc in np.argsort(-scores[query])[:6].tolist() if doc != query * 3][:4]
+        found = sorted((row for row in negatives if row["query_row"] == query), key=lambda row: row["slot"])
+        assert [row["doc_row"] for row in found] == expected
+        assert [row["dense_score"] for row in found] == pytest.approx(scores[query][expected].tolist(), rel=1e-6)
+
+
+def test_one_file_of_questions_and_answers_is_enough(tmp_path: Path, static_model: str) -> None:
+    """Several answers of one question are pooled: none is a negative of it, though each is on a row of its own."""
+    rows = [
+        {"q": f"question {i % 15} heart valve", "a": f"answer {i} protein sodium {'star ' * (i % 4)}"}
+        for i in range(40)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = make_config(
+        {
+            "positives": {"path": str(tmp_path / "pairs.jsonl"), "query_column": "q", "positive_column": "a"},
+            "embed": {"model": static_model},
+            "retrieve": {"dense": {"k": 30}},
+            "select": {"sample": {"n": 5}},
+        }
+    )
+    mined = raymine.mine(config, str(tmp_path / "workspace"))
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row["q"], set()).add(row["a"])
+    triplets = mined.training_set("triplet").to_list()
+    assert len(triplets) == 40 * 5
+    for row in triplets:
+        assert row["positive"] in answers[row["anchor"]] and row["negative"] not in answers[row["anchor"]]

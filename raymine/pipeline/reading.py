@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from raymine import storage
 from raymine.artifacts import Step, Task, task_key
 from raymine.config import CorpusConfig, QueriesConfig
 from raymine.corpus.ids import IndexIds, JoinPositives, ResolveIds
-from raymine.corpus.judgements import ReadJudgements
+from raymine.corpus.judgements import ReadJudgements, judgement_files
 from raymine.corpus.pairs import ReadPairs
 from raymine.corpus.queries import SelectQueries
 from raymine.corpus.read import ReadDocuments, ReadQueries, splits
@@ -18,7 +17,8 @@ from raymine.errors import InputError
 from raymine.pipeline.base import LIGHT, Context, contents, paths, placed
 from raymine.storage import Shard
 
-IDS_PER_BUCKET = 1_000_000  # a hash bucket of ids is joined in memory, at about 100 bytes each
+IDS_PER_BUCKET = 1_000_000  # a hash bucket of ids is joined in memory, at about 100 bytes each,
+HITS_PER_BUCKET = 4_000_000  # with the lines of an imported run that name them, at about 40
 
 
 def read(context: Context) -> None:
@@ -77,7 +77,7 @@ def _read_queries(context: Context) -> tuple[list[Shard], list[Shard]]:
 
 def _check_dim(context: Context, what: str, dim: int | None) -> None:
     known = context.facts.setdefault("dim", dim)
-    if dim != known:
+    if None not in (dim, known) and dim != known:
         raise InputError(
             f"vectors of {what} do not fit the others", f"{dim} dimensions", f"{known}", "give vectors of one model"
         )
@@ -85,10 +85,9 @@ def _check_dim(context: Context, what: str, dim: int | None) -> None:
 
 def _read_judgements(context: Context) -> Shard:
     config = context.config
-    files = [config.positives.path, *config.exclude]
     identity = {
         "positives": config.positives.model_dump(exclude={"path"}),
-        "files": [_content(context, path) for path in files],
+        "files": [context.cache.content_hash(path) for path in _sources(context)],
     }
     settings = {"positives": config.positives, "exclude": list(config.exclude)}
     return context.run(
@@ -101,7 +100,7 @@ def _read_pairs(context: Context) -> tuple[list[Shard], list[Shard], Shard]:
     shard_documents = (context.config.corpus or CorpusConfig(path="")).shard_documents
     identity = {
         "positives": config.model_dump(exclude={"path"}),
-        "file": _content(context, config.path),
+        "files": [context.cache.content_hash(path) for path in _sources(context)],
         "shard_documents": shard_documents,
     }
     settings = {"config": config, "shard_documents": shard_documents}
@@ -111,15 +110,10 @@ def _read_pairs(context: Context) -> tuple[list[Shard], list[Shard], Shard]:
     return done.outputs[first_query:-1], [], done.outputs[-1]
 
 
-def _content(context: Context, path: str) -> str:
-    if not storage.exists(path):
-        raise InputError(f"{path}: no such file", "", "a file or URL that can be read", "correct the path")
-    return context.cache.content_hash(path)
-
-
 def _sources(context: Context) -> list[str]:
     """The judgement files, for messages that name a file and a line."""
-    return [context.config.positives.path, *context.config.exclude]
+    config = context.config
+    return [file.path for file in judgement_files(config.positives, config.exclude)]
 
 
 def _select_queries(context: Context, raw: list[Shard], vectors: list[Shard], judgements: Shard) -> Shard:
@@ -145,8 +139,9 @@ def _select_queries(context: Context, raw: list[Shard], vectors: list[Shard], ju
 
 def _resolve(context: Context, pairs: Shard) -> None:
     """String ids become rows: a hash join of the ids in judgements and runs with the ids of the corpus."""
-    tables = context.tables
-    num_buckets = math.ceil(tables.num_documents / IDS_PER_BUCKET)
+    tables, run = context.tables, context.config.retrieve.run
+    num_hits = tables.num_queries * run.k if run else 0
+    num_buckets = math.ceil(max(tables.num_documents / IDS_PER_BUCKET, num_hits / HITS_PER_BUCKET))
     settings: dict[str, Any] = {"num_buckets": num_buckets}
     tasks = context.document_tasks()
     ids = context.run(Step("index_ids", IndexIds, settings, settings, tasks, LIGHT, unit="documents")).shards
@@ -178,6 +173,6 @@ def _read_run(context: Context, num_buckets: int) -> list[Shard]:
         return []
     settings = {"num_buckets": num_buckets, "k": config.k}
     inputs = {"path": config.path, "queries": paths(tables.queries), "first_rows": tables.block_starts}
-    identity = {**settings, "run": _content(context, config.path), "queries": contents(tables.queries)}
+    identity = {**settings, "run": context.cache.content_hash(config.path), "queries": contents(tables.queries)}
     step = Step("read_run", ReadRun, settings, identity, [Task("run", inputs)], LIGHT, unit="hits")
     return context.run(step).shards

@@ -8,6 +8,7 @@ from typing import Any
 from raymine.artifacts import Done, Resources, Step, Task, task_key
 from raymine.index.bm25 import Bm25Statistics, QueryTerms, SearchBm25, TokenizeShard
 from raymine.index.exact import SearchExact
+from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart, TrainIvf
 from raymine.pipeline.base import LIGHT, Context, contents, paths, workers
 from raymine.retrieve.annotate import Annotate
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
@@ -42,9 +43,7 @@ def search_dense(context: Context) -> list[Shard]:
         return _search_ivfpq(context, tasks, resources, dense.k)
     settings = {"query_vectors": paths(tables.query_vectors), "block_starts": tables.block_starts, "k": dense.k}
     identity = {"queries": contents(tables.query_vectors), "k": dense.k}
-    return context.run(
-        Step("search_exact", SearchExact, settings, identity, tasks, resources, unit="documents")
-    ).shards
+    return context.run(Step("search_exact", SearchExact, settings, identity, tasks, resources, unit="documents")).shards
 
 
 def _cpu_workers(context: Context) -> Resources:
@@ -64,8 +63,6 @@ def _vector_parts(context: Context, part_documents: int) -> list[Task]:
 
 
 def _search_ivfpq(context: Context, part_tasks: list[Task], resources: Resources, k: int) -> list[Shard]:
-    from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart
-
     config, tables = context.config.index, context.tables
     trained = _train(context, resources)
     settings: dict[str, Any] = {"index": trained.path, "nprobe": config.nprobe}
@@ -91,15 +88,11 @@ def _search_ivfpq(context: Context, part_tasks: list[Task], resources: Resources
         "k": k * config.overfetch,
     }
     tasks = [Task(done.outputs[0].sha256, {"index": done.outputs[0].path}) for done in built.done]
-    found = context.run(
-        Step("search_part", SearchPart, settings, identity, tasks, resources, unit="documents")
-    ).shards
+    found = context.run(Step("search_part", SearchPart, settings, identity, tasks, resources, unit="documents")).shards
     return _rescore_hits(context, found, k * config.overfetch)
 
 
 def _train(context: Context, resources: Resources) -> Shard:
-    from raymine.index.ivfpq import TrainIvf
-
     config, vectors, seed = context.config.index, context.tables.corpus_vectors, context.config.seed
     names = {"nlist", "code_dims", "train_documents"}
     identity = {"vectors": contents(vectors), "seed": seed, "config": config.model_dump(include=names)}

@@ -28,7 +28,6 @@ from raymine.pipeline.base import Context
 from raymine.rescore.cross_encoder import check as check_teacher
 
 
-
 def run_round(context: Context) -> None:
     """Runs all steps of a round, or finds what they made before; `context` then says what there is.
 
