@@ -51,6 +51,7 @@ RESERVOIR_KERNEL = 13
 # Hits are sorted as one integer each, half of it the doc_row.
 MAX_DOCUMENTS = 1 << 32
 NO_HIT = np.iinfo(np.int64).max
+WORST_SCORE = np.array(np.finfo(np.float32).min, np.float32)
 
 
 def choose_nlist(config: IndexConfig, num_documents: int, num_sampled: int) -> int:
@@ -121,13 +122,19 @@ def train(vectors: NDArray[np.float32], nlist: int, code_dims: int, seed: int) -
     return index
 
 
+def list_members(index: Any) -> list[NDArray[np.int64]]:
+    """The doc_rows in each inverted list of an index."""
+    faiss, lists = load_faiss(), index.invlists
+    sizes = [lists.list_size(number) for number in range(index.nlist)]
+    none = np.empty(0, np.int64)
+    return [faiss.rev_swig_ptr(lists.get_ids(n), size).copy() if size else none for n, size in enumerate(sizes)]
+
+
 def clusters_of(index: Any) -> pa.Table:
     """CLUSTERS of the documents in an index, read from its inverted lists."""
-    faiss = load_faiss()
-    lists = index.invlists
-    sizes = np.array([lists.list_size(number) for number in range(index.nlist)], np.int64)
-    ids = [faiss.rev_swig_ptr(lists.get_ids(n), int(size)).copy() for n, size in enumerate(sizes) if size]
-    doc_rows = np.concatenate([np.empty(0, np.int64), *ids])
+    members = list_members(index)
+    doc_rows = np.concatenate([np.empty(0, np.int64), *members])
+    sizes = [len(ids) for ids in members]
     clusters = np.repeat(np.arange(index.nlist, dtype=np.int32), sizes)
     order = np.argsort(doc_rows)
     return pa.Table.from_arrays([pa.array(doc_rows[order]), pa.array(clusters[order])], schema=schemas.CLUSTERS)
@@ -150,6 +157,8 @@ def search(
     index.nprobe, index.implem = lists.shape[1], RESERVOIR_KERNEL
     k = min(k, index.ntotal)
     keys = _best_keys(index, queries, lists, k, k + TIE_SLACK)
+    if (keys == NO_HIT).any():
+        _fill(index, lists, keys)
     query_index, ranks = np.nonzero(keys != NO_HIT)
     found = keys[query_index, ranks]
     return query_index, found % MAX_DOCUMENTS, ranks.astype(np.int32), score_of(found >> 32)
@@ -180,6 +189,27 @@ def _fetched_keys(index: Any, queries: NDArray[np.float32], lists: NDArray[np.in
     keys = np.where(doc_rows >= 0, (score_order(scores) << 32) + doc_rows, NO_HIT)
     keys.sort(axis=1)
     return keys
+
+
+def _fill(index: Any, lists: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
+    """Puts the documents that fast scan cannot return behind the hits of queries that have too few.
+
+    Fast scan passes over a document whose every code is the query's worst, which happens where there are a few distinct
+    codes only (one document, many copies of one). They tie at WORST_SCORE.
+
+    Args:
+        index: a part.
+        lists: int64 [q, nprobe].
+        keys: int64 [q, k], changed in place.
+    """
+    members = list_members(index)
+    sizes = np.array([len(ids) for ids in members], np.int64)
+    num_found = (keys != NO_HIT).sum(axis=1)
+    for row in np.flatnonzero(num_found < np.minimum(keys.shape[1], sizes[lists].sum(axis=1))):
+        begin = num_found[row]
+        reachable = np.concatenate([members[number] for number in lists[row]])
+        left = np.setdiff1d(reachable, keys[row, :begin] % MAX_DOCUMENTS)[: keys.shape[1] - begin]
+        keys[row, begin : begin + len(left)] = (score_order(WORST_SCORE) << 32) + left
 
 
 def write_index(path: str, index: Any, num_rows: int) -> Shard:

@@ -54,8 +54,7 @@ def _raw(query_ids: Sequence[str], count: int, seed: int) -> NDArray[np.uint64]:
 
 def _shuffled(query_ids: Sequence[str], num_documents: int, k: int, seed: int) -> NDArray[np.int64]:
     order = np.argsort(_raw(query_ids, num_documents, seed), axis=1, kind="stable")
-    first: NDArray[np.int64] = order[:, :k]
-    return first
+    return order[:, :k]
 
 
 def _drawn(query_ids: Sequence[str], num_documents: int, k: int, seed: int) -> NDArray[np.int64]:
@@ -69,7 +68,8 @@ def _drawn(query_ids: Sequence[str], num_documents: int, k: int, seed: int) -> N
             break
         count *= 2
     taken = is_new & (np.cumsum(is_new, axis=1) <= k)
-    return draws[taken].reshape(len(query_ids), k)
+    distinct: NDArray[np.int64] = draws[taken].reshape(len(query_ids), k)
+    return distinct
 
 
 def _first_occurrences(values: NDArray[np.int64]) -> NDArray[np.bool_]:
