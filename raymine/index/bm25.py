@@ -14,8 +14,8 @@ Only terms of queries are kept: no other term can add to a score. A query's repe
 A document that scores 0 or less is no hit. With bm25l and bm25+ every document scores above 0 for a query with a known
 term, so a query with fewer matching documents than k gets others too, by row, as from bm25s.
 
-Measured, one core, 120k arxiv abstracts: 11 us per document to tokenise, 10 bytes of postings per term and document;
-the part in memory is 8 bytes per posting.
+Measured on one core, 120k arxiv abstracts and 2,360 titles as queries (CPU seconds, bm25s in brackets): tokenise and
+count 2.2 (6.3), build the part 0.2 (5.2), search 0.27 (0.39). A posting takes 2 bytes on disk, 8 in memory.
 """
 
 from __future__ import annotations

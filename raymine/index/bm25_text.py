@@ -137,24 +137,29 @@ def folded_code_points() -> NDArray[np.int32]:
 def _utf8(texts: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The bytes of a column of strings, and where each begins (int64 [n + 1])."""
     column = pa.chunked_array([chunk.cast(pa.large_string()) for chunk in texts.chunks], pa.large_string())
-    array = pc.fill_null(column, "").combine_chunks()
+    array = (column.fill_null("") if column.null_count else column).combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
-    array = _with_rare_lowercase(array)
-    _, offsets, data = array.buffers()
-    starts = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    content = np.frombuffer(data if data is not None else b"", np.uint8)
+    content, starts = _buffers(array)
+    text = content[starts[0] : starts[-1]].tobytes()
+    if any(letter.encode() in text for letter in WITHOUT_ENTRY):
+        content, starts = _buffers(_with_rare_lowercase(array))
     # One kind of array, whoever owns its memory: a compiled loop is compiled anew for another kind.
     starts.flags.writeable = content.flags.writeable = False
     return content, starts
 
 
+def _buffers(array: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Bytes and int64 [n + 1] offsets of a large_string array without nulls."""
+    _, offsets, data = array.buffers()
+    starts = np.frombuffer(offsets, np.int64) if offsets is not None else np.zeros(1, np.int64)
+    content = np.frombuffer(data if data is not None else b"", np.uint8)
+    return content, starts[array.offset : array.offset + len(array) + 1]
+
+
 def _with_rare_lowercase(texts: pa.Array) -> pa.Array:
     """Lowercases the texts that have a letter without an entry in the table of code points."""
-    rare = [pc.match_substring(texts, letter) for letter in WITHOUT_ENTRY]
-    found = pc.or_(*rare)
-    if not pc.any(found).as_py():
-        return texts
+    found = pc.or_(*(pc.match_substring(texts, letter) for letter in WITHOUT_ENTRY))
     lowered = [text.lower() for text in texts.filter(found).to_pylist()]
     return pc.replace_with_mask(texts, found, pa.array(lowered, pa.large_string()))
 
