@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from raymine.errors import InputError
 
 CHUNK_BYTES = 8 << 20
+TEMPORARY = ".tmp-"  # begins the name of a local file that is being written, or whose writer was killed
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def list_files(folder: str, suffix: str | tuple[str, ...] = "") -> list[str]:
     """All files below a folder whose name ends in `suffix`, sorted by path; none if the folder does not exist."""
     if is_local(folder):
         root = local_path(folder)
-        found = (path for path in root.rglob("*") if path.is_file())
+        found = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY))
         prefix = "file://" if folder.startswith("file://") else ""
         return sorted(prefix + str(path) for path in found if path.name.endswith(suffix))
     fs, inner = filesystem(folder)
@@ -154,7 +155,7 @@ def writing(path: str) -> Iterator[Path]:
     if is_local(path):
         target = local_path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     else:
         target = None
         temporary = Path(tempfile.gettempdir()) / f"raymine-{uuid.uuid4().hex}"
