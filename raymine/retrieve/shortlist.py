@@ -3,8 +3,8 @@
 The index over-fetches by codes; the best of all parts form a shortlist per query; a pass over the document shards gives
 each pair its exact score. Codes' scores end here. The cut to k is made by whoever merges the re-scored hits.
 
-Cost: merging takes one query block's hits in memory; re-scoring takes one document shard's vectors, the pairs that
-meet it and the cached query vectors (vectors.CACHE_BYTES).
+Cost: merging takes one query block's best hits and retrieve.base.HITS_AT_ONCE more in memory; re-scoring takes one
+document shard's vectors, the pairs that meet it and the cached query vectors (vectors.CACHE_BYTES).
 """
 
 from __future__ import annotations
@@ -13,27 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.retrieve.base import rows_of, score_pairs, write_pairs
-from raymine.topk import merge_topk
+from raymine.retrieve.base import hits_table, merged_hits, rows_of, score_pairs, write_pairs
 from raymine.vectors import VectorBlocks, Vectors, read_vectors
-
-
-def shortlist(hits: pa.Table, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The k best hits of each query.
-
-    Args:
-        hits: HITS of all parts, in any order.
-        k: hits to keep per query.
-
-    Returns:
-        query_rows and doc_rows, int64 [n] each.
-    """
-    query_rows, doc_rows, _, _ = merge_topk(*rows_of(hits), hits["score"].to_numpy(), k)
-    return query_rows, doc_rows
 
 
 class MergeShortlist:
@@ -53,9 +37,9 @@ class MergeShortlist:
 
     def __call__(self, task: Task) -> Record:
         """Writes the shortlist as PAIRS, bucketed by document shard. task.inputs: bucket (the query block)."""
-        hits = storage.read_buckets(self.hits, task.inputs["bucket"], schemas.HITS)
-        shard = write_pairs(f"{task.output}.arrow", *shortlist(hits, self.k), self.shard_starts)
-        return Record([shard], rows_in=hits.num_rows, rows_out=shard.num_rows)
+        query_rows, doc_rows, _, _ = merged_hits(self.hits, task.inputs["bucket"], self.k)
+        shard = write_pairs(f"{task.output}.arrow", query_rows, doc_rows, self.shard_starts)
+        return Record([shard], rows_in=len(query_rows), rows_out=shard.num_rows)
 
 
 def rescored(pairs: pa.Table, queries: Vectors, docs: Vectors, first_query_row: int, first_doc_row: int) -> pa.Table:
@@ -71,8 +55,7 @@ def rescored(pairs: pa.Table, queries: Vectors, docs: Vectors, first_query_row: 
     query_rows, doc_rows = rows_of(pairs)
     scores, known = score_pairs(queries, docs, query_rows - first_query_row, doc_rows - first_doc_row)
     ranks = np.zeros(int(known.sum()), np.int32)
-    columns = (query_rows[known], doc_rows[known], ranks, scores[known])
-    return pa.Table.from_arrays([pa.array(column) for column in columns], schema=schemas.HITS)
+    return hits_table((query_rows[known], doc_rows[known], ranks, scores[known]))
 
 
 class RescoreHits:

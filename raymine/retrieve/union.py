@@ -3,7 +3,7 @@
 Each source's hits are merged over its parts by the one tie rule; random candidates are drawn; positives are rows too.
 The union is one sort of pairs as integers, the columns are filled by binary search: no loop over queries.
 
-Cost: memory of a few times the block's hits, O(n log n) time.
+Cost: memory of a few times the block's candidates and retrieve.base.HITS_AT_ONCE, O(n log n) time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.lookup import pair_positions
-from raymine.retrieve.base import rows_of, write_pairs
+from raymine.retrieve.base import merged_hits, rows_of, write_pairs
 from raymine.retrieve.random import draw
-from raymine.topk import merge_topk
 
 Rows = NDArray[np.int64]
 
@@ -118,8 +117,7 @@ class Union:
         k = self.sources[name]["k"]
         if name == "random":
             return self._random(task, k)
-        hits = storage.read_buckets(self.sources[name]["hits"], task.inputs["bucket"], schemas.HITS)
-        return Found(*merge_topk(*rows_of(hits), hits["score"].to_numpy(), k))
+        return Found(*merged_hits(self.sources[name]["hits"], task.inputs["bucket"], k))
 
     def _random(self, task: Task, k: int) -> Found:
         query_ids = storage.read_table(task.inputs["queries"], ["query_id"])["query_id"].to_pylist()

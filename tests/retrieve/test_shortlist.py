@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from raymine import schemas, storage
 from raymine.artifacts import Task
+from raymine.retrieve import base
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
-from raymine.topk import pair_scores
+from raymine.topk import merge_topk, pair_scores
 
 
 def buckets(path, schema, *tables):
@@ -27,7 +28,7 @@ def test_merge_keeps_the_best_of_all_parts_by_document_shard(tmp_path):
     path = record.outputs[0].path
     found = [[tuple(row.values()) for row in storage.read_bucket(path, shard).to_pylist()] for shard in range(3)]
     assert found == [[(0, 1)], [(1, 2)], [(0, 10)]]
-    assert (record.rows_in, record.rows_out) == (5, 3)
+    assert record.rows_out == 3
 
 
 def test_rescore_gives_every_pair_its_exact_score(tmp_path):
@@ -57,3 +58,20 @@ def test_rescore_gives_every_pair_its_exact_score(tmp_path):
     assert found[0]["score"].to_numpy().tolist() == pair_scores(queries[[2, 0, 2]], docs[[3, 0, 2]]).tolist()
     assert found[1]["score"].to_numpy().tolist() == pair_scores(queries[[4]], docs[[1]]).tolist()
     assert set(found[0]["rank"].to_pylist()) == {0}
+
+
+def test_merging_a_few_files_at_a_time_equals_merging_all(tmp_path, monkeypatch):
+    """However many hits are read before they are cut to k, the same are left."""
+    rng = np.random.default_rng(1)
+    paths, everything = [], []
+    for part in range(7):
+        rows = [(q, part * 10 + d, 0, float(rng.integers(0, 4))) for q in range(3) for d in range(part)]
+        paths.append(buckets(tmp_path / f"{part}.arrow", schemas.HITS, rows))
+        everything += rows
+    columns = [np.array(column) for column in zip(*everything, strict=True)]
+    expected = merge_topk(columns[0], columns[1], columns[3].astype(np.float32), 5)
+    for limit in (0, 10, 10**6):
+        monkeypatch.setattr(base, "HITS_AT_ONCE", limit)
+        for got, wanted in zip(base.merged_hits(paths, 0, 5), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    assert [len(column) for column in base.merged_hits([], 0, 5)] == [0, 0, 0, 0]
