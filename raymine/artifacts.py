@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from raymine import storage
@@ -337,7 +338,8 @@ class Artifacts:
         ]
         worker_step = replace(step, tasks=())  # a worker needs no list of all tasks
         problems: list[str] = []
-        for marker in self.executor.run(step, tasks, lambda: Work(worker_step, self.workspace, self.run_facts)):
+        make_work = partial(Work, worker_step, self.workspace, self.run_facts)  # travels to workers: nothing else may
+        for marker in self.executor.run(step, tasks, make_work):
             problems += marker.get("problems", [])
             known[marker["key"]] = marker
             self.watcher.task_done(step, marker)
