@@ -110,7 +110,7 @@ def test_a_stage_that_cannot_be_built_says_why(ray_executor: RayExecutor, tmp_pa
 
 def test_an_exception_that_cannot_travel_arrives_as_text(ray_executor: RayExecutor, tmp_path: Path) -> None:
     """What pickle refuses becomes a RuntimeError that names it."""
-    with pytest.raises(RuntimeError, match="_Unpicklable: cannot travel"):
+    with pytest.raises(RuntimeError, match="_UnpicklableError: cannot travel"):
         run(ray_executor, tmp_path, squares(toy_stages.Faulty, actors=0, fault="unpicklable", at=3))
 
 
