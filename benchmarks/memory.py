@@ -1,9 +1,9 @@
-"""Does the driver's memory grow with the corpus? Mines scifact (5k documents) and arxiv (120k) and compares the drivers.
+"""Does the driver's memory grow with the corpus? Mines scifact (5k documents) and arxiv (120k), compares the drivers.
 
     python benchmarks/memory.py --data ../shared/data --model MODEL_FOLDER
 
-Runs `raymine mine --executor ray` on each, a process of its own, and samples its resident memory ten times a second. The
-workers are other processes; the driver only hands out tasks. Writes benchmarks/results/memory.json.
+Runs `raymine mine --executor ray` on each, a process of its own, and samples its resident memory ten times a second.
+The workers are other processes; the driver only hands out tasks. Writes benchmarks/results/memory.json.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def _opaque_lengths(features: Features, count: int) -> NDArray[np.int64]:
     for name in ("attention_mask", "input_ids"):
         value: Any = features.get(name)
         if hasattr(value, "ndim") and value.ndim == 2 and value.shape[0] == count:
-            return np.count_nonzero(value.numpy(), axis=1).astype(np.int64)
+            return np.asarray(np.count_nonzero(value.numpy(), axis=1), np.int64)
     return np.zeros(count, np.int64)
 
 

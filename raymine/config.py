@@ -31,7 +31,7 @@ class TextSource(Section):
         text_column: column of the texts; null where the rows have only vectors.
         title_column: put before the text, with one blank, where a row has it; null to leave it out.
         vector_column: Parquet list column with precomputed vectors.
-        vectors: .npy file [n, dim] with one precomputed vector per row of `path`; with no `path`, ids are the row numbers.
+        vectors: .npy file [n, dim] with one precomputed vector per row of `path`; without `path`, ids are row numbers.
     """
 
     path: str | None = None
@@ -71,7 +71,7 @@ class PositivesConfig(Section):
     """The labelled relevant pairs: judgements by id, or a file of texts.
 
     Args:
-        path: qrels TSV, or jsonl/Parquet with columns of ids, or (with `query_column` and `positive_column`) with texts.
+        path: qrels TSV, or jsonl/Parquet with columns of ids, or (with `query_column` and `positive_column`) of texts.
         format: how to read it; auto goes by the name.
         query_id_column: column of the query ids.
         doc_id_column: column of the document ids.

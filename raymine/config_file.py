@@ -113,7 +113,8 @@ def _explain(detail: Any, where: str) -> str:
     name = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         valid = ", ".join(_valid_keys(location[:-1], detail["loc"]))
-        return f"{where}: unknown key `{name}`\n  got: {location[-1]}\n  expected: one of {valid}\n  fix: correct or remove it"
+        expected = f"  got: {location[-1]}\n  expected: one of {valid}"
+        return f"{where}: unknown key `{name}`\n{expected}\n  fix: correct or remove it"
     if detail["type"] == "missing":
         return f"{where}: `{name}` is missing\n  fix: add it"
     message = detail["msg"].removeprefix("Value error, ")

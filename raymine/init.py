@@ -1,7 +1,7 @@
 """Writes a commented config for the data that a folder holds.
 
-What it looks for: a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), one file of query and positive texts, precomputed
-vectors beside them. Where it cannot tell, it says what it looked for.
+What it looks for: a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), one file of query and positive texts.
+Where it cannot tell, it says what it looked for.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ select:
     - {{kind: max_relative_score, of_positive: 0.95}}       # nearly as good as the positive: likely relevant
     - {{kind: skip_top, n: 5}}                              # the first ranks of the embedder are the riskiest
   sample: {{n: 8, strategy: top}}         # negatives per query
-write: {{formats: [triplet]}}             # or n-tuple, labeled-pair, labeled-list, flagembedding; scores: true adds scores
+write: {{formats: [triplet]}}             # n-tuple, labeled-pair, labeled-list, flagembedding; scores: true adds scores
 # cost: {{gpu_hour_usd: 2.5, cpu_hour_usd: 0.04}}           # prices for the account of what a round cost
 """
 
@@ -114,7 +114,7 @@ def _nothing(folder: Path) -> tuple[list[str], list[str]]:
     raise InputError(
         f"{folder}: nothing there that can be mined",
         got=", ".join(names[:20]) or "an empty folder",
-        expected="corpus.jsonl, queries.jsonl and qrels/train.tsv (BEIR; .gz, .zst or .parquet as well), or one file with "
-        f"a column of queries ({', '.join(QUERY_COLUMNS)}) and one of positives ({', '.join(POSITIVE_COLUMNS)})",
+        expected="corpus.jsonl, queries.jsonl and qrels/train.tsv (BEIR; .gz, .zst or .parquet as well), or one file "
+        f"with a column of queries ({', '.join(QUERY_COLUMNS)}) and one of positives ({', '.join(POSITIVE_COLUMNS)})",
         fix="name the files so, or write the config by hand: the README shows one",
     )

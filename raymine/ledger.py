@@ -1,7 +1,7 @@
 """Cost: one row per task, priced and summed.
 
-A task's cost is the time it held its worker's devices: wall seconds times CPUs at the CPU price, plus wall seconds times
-GPUs at the GPU price. A machine rented by the hour also costs while it waits; that is not in these sums.
+A task's cost is the time it held its worker's devices: wall seconds times CPUs at the CPU price, plus wall seconds
+times GPUs at the GPU price. A machine rented by the hour also costs while it waits; that is not in these sums.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Prices:
         used = [(count, price) for count, price in parts if count]
         if any(price is None for _, price in used):
             return None
-        return sum(row["wall_s"] * count * (price or 0.0) for count, price in used) / SECONDS_PER_HOUR
+        return float(row["wall_s"]) * sum(count * (price or 0.0) for count, price in used) / SECONDS_PER_HOUR
 
 
 def ledger_table(rows: Iterable[dict[str, Any]], prices: Prices) -> pa.Table:
@@ -68,7 +68,7 @@ def sums(ledger: pa.Table) -> list[StepCost]:
 
 def _sum(name: str, rows: list[dict[str, Any]]) -> StepCost:
     def total(column: str) -> Any:
-        return sum(row[column] for row in rows)
+        return float(sum(row[column] for row in rows)
 
     prices = [row["usd"] for row in rows]
     return StepCost(

@@ -8,8 +8,8 @@
     rounds/0001/queries/        per query: how many negatives, how many missing, and why
     rounds/0001/shards/<format>/  the training shards; shards/index.json lists them with checksums
 
-A round is identified by the contents of its inputs and models and by its config, so the same command finds the same round:
-a finished one is not done again, an unfinished one goes on. Anything else is the next round, and what it has in common
+A round is identified by the contents of its inputs and models and by its config, so the same command finds the same
+round: a finished one is not done again, an unfinished one goes on. Anything else is the next round, and what it has in common
 with earlier ones is found among the artifacts.
 """
 
@@ -19,10 +19,9 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset
 
 from raymine import ledger, storage
 from raymine.artifacts import Artifacts, Executor, Watcher
@@ -34,6 +33,9 @@ from raymine.ledger import Prices, StepCost
 from raymine.models import local_model
 from raymine.pipeline.base import Context, Tables
 from raymine.storage import HashCache, Shard
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Round:
         """The sampled negatives (schemas.negatives)."""
         return _read_all(storage.join(self.path, "negatives"))
 
-    def verdicts(self) -> pa.dataset.Dataset:
+    def verdicts(self) -> pyarrow.dataset.Dataset:
         """Every candidate with its verdict (schemas.verdicts), as a dataset: it may be larger than memory."""
         return _dataset(storage.join(self.path, "verdicts"))
 
@@ -260,12 +262,14 @@ def _index(facts: dict[str, Any], path: str, workspace: str) -> dict[str, Any]:
     return {"run_id": facts["run_id"], "formats": formats}
 
 
-def _dataset(folder: str) -> pa.dataset.Dataset:
+def _dataset(folder: str) -> pyarrow.dataset.Dataset:
+    import pyarrow.dataset  # takes a third of a second
+
     files = storage.list_files(folder, ".parquet")
     if storage.is_local(folder):
-        return pa.dataset.dataset([str(storage.local_path(file)) for file in files], format="parquet")
+        return pyarrow.dataset.dataset([str(storage.local_path(file)) for file in files], format="parquet")
     fs, _ = storage.filesystem(folder)
-    return pa.dataset.dataset([storage.filesystem(file)[1] for file in files], filesystem=fs, format="parquet")
+    return pyarrow.dataset.dataset([storage.filesystem(file)[1] for file in files], filesystem=fs, format="parquet")
 
 
 def _read_all(folder: str) -> pa.Table:

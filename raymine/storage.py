@@ -3,8 +3,8 @@
 Writing: into a local temporary file, which is then renamed (local) or uploaded (remote) in one atomic act, so a file
 that exists is whole. Reading: Parquet through pyarrow, local files memory-mapped, remote ones by ranges.
 
-Two kinds of files. Parquet shards are tables that people may open. Bucketed files (Arrow IPC, zstd) carry pairs from one
-pass to the next: batch i holds the rows of bucket i (a query block, or a document shard), so the reader of bucket i
+Two kinds of files. Parquet shards are tables that people may open. Bucketed files (Arrow IPC, zstd) carry pairs from
+one pass to the next: batch i holds the rows of bucket i (a query block, or a document shard), so the reader of bucket i
 takes batch i of every file and nothing else: a shuffle by files, with no process that holds all of it.
 """
 
@@ -275,12 +275,14 @@ def write_buckets(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> S
     found: list[Shard] = []
     num_rows: list[int] = []
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with _as_shard(path, found, num_rows) as temporary:
-        with pa.ipc.new_file(str(temporary), schema, options=options) as writer:
-            for table in tables:
-                batches = table.cast(schema).combine_chunks().to_batches()
-                writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema))
-                num_rows.append(table.num_rows)
+    with (
+        _as_shard(path, found, num_rows) as temporary,
+        pa.ipc.new_file(str(temporary), schema, options=options) as writer,
+    ):
+        for table in tables:
+            batches = table.cast(schema).combine_chunks().to_batches()
+            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema))
+            num_rows.append(table.num_rows)
     return found[0]
 
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 
 def _lines(path: Path) -> list[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        return file.read().splitlines()
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    return [line for line in text.split("\n") if line]
 
 
 def folded(text: str) -> str:
@@ -158,7 +158,7 @@ class Auditor:
 
 
 def _parts(row: dict[str, Any], name: str, scores: bool) -> tuple[list[str], list[str], list[float]]:
-    """Positives, negatives and numbers of one row of a format, read as its trainers read it (a pair: only the number)."""
+    """Positives, negatives and numbers of one row of a format, as its trainers read it (a pair: only the number)."""
     if name == "triplet":
         assert set(row) == {"anchor", "positive", "negative"} | ({"scores"} if scores else set())
         assert not scores or len(row["scores"]) == 2

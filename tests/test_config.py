@@ -83,7 +83,7 @@ def test_overrides_are_yaml_values_at_a_path(tmp_path: Path) -> None:
     assert config.retrieve.dense is not None and config.retrieve.dense.k == 7
     assert config.select.sample.n == 2
     assert config.retrieve.bm25 is not None and config.retrieve.bm25.k == 3
-    with pytest.raises(ConfigError, match="unknown key `select.smaple`"):
+    with pytest.raises(ConfigError, match=r"unknown key `select\.smaple`"):
         load_config(path, ("select.smaple.n=2",))
     with pytest.raises(ConfigError, match="no `=`"):
         load_config(path, ("seed",))

@@ -1,4 +1,4 @@
-"""Fingerprints name contents: equal for equal content, different for any change, refused where they would not be stable."""
+"""Fingerprints name contents: equal for equal content, different for any change, refused where not stable."""
 
 import math
 from pathlib import Path

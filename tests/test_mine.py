@@ -1,4 +1,4 @@
-"""The whole main job on a small folder: every source, every format, checked by an auditor that shares no code with it."""
+"""The whole main job on a small folder: every source, every format, checked by an auditor that shares no code."""
 
 import json
 from pathlib import Path

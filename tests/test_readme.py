@@ -1,0 +1,110 @@
+"""The README is true: every command in it is run, and what it shows is what there is."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mining
+import pytest
+import ray_helpers
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def folder(static_model: str, cross_encoder_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a new user stands: data in BEIR layout, models, the jobs."""
+    made = tmp_path_factory.mktemp("readme")
+    mining.write_beir(made / "data", 120, 30)
+    shutil.copytree(static_model, made / "models" / "embedder")
+    shutil.copytree(cross_encoder_model, made / "models" / "teacher")
+    shutil.copytree(ROOT / "jobs", made / "jobs")
+    return made
+
+
+def run(command: str, folder: Path) -> str:
+    """Runs a command as a shell would, with this environment's programs first on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_the_commands_are_known() -> None:
+    """Each is run by a test below; a new one fails here until it has one."""
+    assert [command.split(" --")[0] for command in commands()] == [
+        "make demo",
+        "make test",
+        "raymine init data",
+        "raymine mine data/mine.yaml",
+        "raymine status data/workspace",
+        "raymine inspect data/workspace",
+        "ray job submit",
+    ]
+
+
+def test_make_demo_and_make_test_are_what_they_say() -> None:
+    """They set up, then run the demo (which tests/demo runs) and this very suite."""
+    assert "raymine demo" in run("make -n demo", ROOT)
+    dry = run("make -n test", ROOT)
+    assert "pytest" in dry and "mypy" in dry and "ruff check" in dry
+
+
+def test_the_commands_on_your_data(folder: Path, static_model: str) -> None:
+    """In the README's order, with a model that is at hand."""
+    for command in commands()[2:6]:
+        shown = run(command.replace("mine.yaml", f"mine.yaml --set embed.model={static_model}"), folder)
+        assert shown
+    assert (folder / "data" / "workspace" / "rounds" / "0001" / "shards" / "triplet").is_dir()
+
+
+def test_the_config_is_the_jobs_config_and_mines(folder: Path) -> None:
+    """What is shown is what is shipped."""
+    (shown,) = blocks("yaml")
+    shipped = (ROOT / "jobs" / "configs" / "mine.yaml").read_text()
+    assert shown == shipped and len(shown.splitlines()) < 25
+    (folder / "mine.yaml").write_text(shown)
+    assert "n-tuple" in run("raymine mine mine.yaml", folder)
+    assert yaml.safe_load(shown)["embed"]["model"] == "models/embedder"
+
+
+def test_the_python_runs(folder: Path, static_model: str) -> None:
+    """The example of the API, on the config that `raymine init` wrote."""
+    code = next(block for block in blocks("python") if "import raymine" in block)
+    code = code.replace('("data/mine.yaml")', f'("data/mine.yaml", ("embed.model={static_model}",))')
+    assert run(f"raymine init data || true; {sys.executable} - <<'END'\n{code}\nprint('done')\nEND", folder).endswith(
+        "done\n"
+    )
+
+
+def test_the_filter_shown_is_the_filter_there_is() -> None:
+    """The example is the code."""
+    example = next(block for block in blocks("python") if "candidates" in block)
+    assert example in (ROOT / "raymine" / "select" / "score.py").read_text()
+
+
+def test_the_job_is_submitted(folder: Path) -> None:
+    """The command for a cluster, with a head and a workspace of this machine."""
+    command = commands()[6]
+    shutil.copy(ROOT / "jobs" / "configs" / "mine.yaml", folder / "cluster.yaml")
+    with ray_helpers.ray_head() as head:
+        command = command.replace("http://HEAD:8265", head.jobs).replace("s3://bucket", str(folder / "cluster"))
+        command = command.replace("jobs/configs/mine.yaml", str(folder / "cluster.yaml")).replace(
+            "python jobs", f"{sys.executable} jobs"
+        )
+        assert "succeeded" in run(command, folder)
+    assert (folder / "cluster" / "workspace" / "rounds" / "0001" / "round.json").exists()
