@@ -68,7 +68,7 @@ def sums(ledger: pa.Table) -> list[StepCost]:
 
 def _sum(name: str, rows: list[dict[str, Any]]) -> StepCost:
     def total(column: str) -> Any:
-        return float(sum(row[column] for row in rows)
+        return sum(row[column] for row in rows)
 
     prices = [row["usd"] for row in rows]
     return StepCost(

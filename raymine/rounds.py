@@ -9,8 +9,8 @@
     rounds/0001/shards/<format>/  the training shards; shards/index.json lists them with checksums
 
 A round is identified by the contents of its inputs and models and by its config, so the same command finds the same
-round: a finished one is not done again, an unfinished one goes on. Anything else is the next round, and what it has in common
-with earlier ones is found among the artifacts.
+round: a finished one is not done again, an unfinished one goes on. Anything else is the next round, and what it has in
+common with earlier ones is found among the artifacts.
 """
 
 from __future__ import annotations
@@ -82,9 +82,11 @@ class Round:
         written = self.facts["formats"]
         if format not in written:
             raise WorkspaceError(
-                f"round {self.number} has no shards of format {format!r}", got=format, expected=f"one of {list(written)}",
+                f"round {self.number} has no shards of format {format!r}",
+                got=format,
+                expected=f"one of {list(written)}",
                 fix="name it in `write.formats` and mine again: only the writing is done anew",
-            )  # fmt: skip
+            )
         import datasets
 
         files = [storage.join(self.workspace, shard["path"]) for shard in written[format]]

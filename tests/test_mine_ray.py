@@ -1,4 +1,4 @@
-"""The whole job on Ray: the bytes of the local executor, through kills, a submitted job, and nodes that share a bucket."""
+"""The whole job on Ray: the bytes of the local executor, through kills, a submitted job, nodes that share a bucket."""
 
 import json
 import os

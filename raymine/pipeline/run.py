@@ -13,8 +13,8 @@
                 fetch_texts, write_<format>                        per document shard, per query block
 
 Steps alternate between passes over query blocks and passes over document shards; between them only pairs and scores
-travel, in bucketed files. A step's identity names its inputs by their contents, so each is found again when nothing that
-it depends on has changed. The driver holds manifests only: a few hundred bytes per shard.
+travel, in bucketed files. A step's identity names its inputs by their contents, so each is found again when nothing
+that it depends on has changed. The driver holds manifests only: a few hundred bytes per shard.
 """
 
 from __future__ import annotations
