@@ -30,7 +30,8 @@ class Prices:
         used = [(count, price) for count, price in parts if count]
         if any(price is None for _, price in used):
             return None
-        return float(row["wall_s"]) * sum(count * (price or 0.0) for count, price in used) / SECONDS_PER_HOUR
+        hours = float(row["wall_s"]) / SECONDS_PER_HOUR
+        return hours * float(sum(count * (price or 0.0) for count, price in used))
 
 
 def ledger_table(rows: Iterable[dict[str, Any]], prices: Prices) -> pa.Table:

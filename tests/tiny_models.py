@@ -24,15 +24,16 @@ def texts(count: int, seed: int = 0, longest: int = 40) -> list[str]:
     return [" ".join(draw.choices(words, k=draw.randint(1, longest))) for _ in range(count)]
 
 
-def wordpiece() -> Any:
-    """A `tokenizers.Tokenizer`: lower case, WordPiece, the special tokens of BERT."""
+def wordpiece(corpus: list[str] | None = None) -> Any:
+    """A `tokenizers.Tokenizer`: lower case, WordPiece trained on `corpus`, the special tokens of BERT."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(texts(200), trainer)
+    vocab_size = 300 if corpus is None else 8000
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(texts(200) if corpus is None else corpus, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -41,7 +42,9 @@ def wordpiece() -> Any:
     return tokenizer
 
 
-def save_static(folder: str, dim: int = 16, similarity: str | None = None, seed: int = 0) -> str:
+def save_static(
+    folder: str, dim: int = 16, similarity: str | None = None, seed: int = 0, corpus: list[str] | None = None
+) -> str:
     """A StaticEmbedding model (mean of token vectors), as `SentenceTransformer.save` writes it.
 
     Returns:
@@ -51,7 +54,7 @@ def save_static(folder: str, dim: int = 16, similarity: str | None = None, seed:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import StaticEmbedding
 
-    tokenizer = wordpiece()
+    tokenizer = wordpiece(corpus)
     weights = np.random.default_rng(seed).standard_normal((tokenizer.get_vocab_size(), dim), dtype=np.float32)
     module = StaticEmbedding(tokenizer, embedding_weights=weights)
     SentenceTransformer(modules=[module], device="cpu", similarity_fn_name=similarity).save(folder)
