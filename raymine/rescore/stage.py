@@ -132,25 +132,22 @@ class Rescore:
 
     def _score(self, task: Task, pairs: ShardPairs, members: NDArray[np.int64]) -> Scored:
         """Scores some of a shard's pairs."""
-        rows, query_of = np.unique(pairs.query_rows[members], return_inverse=True)
+        query_rows, query_of = np.unique(pairs.query_rows[members], return_inverse=True)
         docs, doc_of = np.unique(pairs.doc_rows[members] - task.inputs["first_row"], return_inverse=True)
         corpus = storage.read_table(task.inputs["corpus"], ["doc_id", "text"]).take(pa.array(docs))
-        queries = self.queries.take(rows, "text").to_pylist()
-        documents, doc_ids = corpus["text"].to_pylist(), corpus["doc_id"].to_pylist()
-        query_ids = self.queries.take(rows, "query_id").to_pylist()
-        problems = [
-            f"{what} {each!r} has no text for the teacher"
-            for what, ids, texts in (("query", query_ids, queries), ("document", doc_ids, documents))
-            for each, text in zip(ids, texts, strict=True)
-            if text is None
-        ]
-        if problems:
+        queries, documents = self.queries.take(query_rows, "text").to_pylist(), corpus["text"].to_pylist()
+
+        def named(at: int) -> str:
+            query_id = self.queries.take(query_rows[query_of[at]][None], "query_id")[0].as_py()
+            return f"query {query_id!r}, document {corpus['doc_id'][doc_of[at]].as_py()!r}"
+
+        if None in queries or None in documents:
+            textless = [i for i in range(len(members)) if queries[query_of[i]] is None or documents[doc_of[i]] is None]
+            problems = [f"{named(at)}: the teacher needs both texts, and one is missing" for at in textless]
             return Scored(np.empty(0, np.float32), problems=problems)
         scored = score_pairs([queries[i] for i in query_of], [documents[i] for i in doc_of], self.teacher)
-        scored.problems = [
-            f"query {query_ids[query_of[i]]!r}, document {doc_ids[doc_of[i]]!r}: the teacher's score is not finite"
-            for i in np.flatnonzero(~np.isfinite(scored.scores))
-        ]
+        not_finite = np.flatnonzero(~np.isfinite(scored.scores)).tolist()
+        scored.problems = [f"{named(at)}: the teacher's score is not finite" for at in not_finite]
         return scored
 
     def _remember(self, path: str, keys: NDArray[np.bytes_], scores: NDArray[np.float32]) -> None:

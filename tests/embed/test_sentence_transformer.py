@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,23 @@ def test_encoding_is_the_same_with_any_number_of_threads(bert_model: str) -> Non
     finally:
         torch.set_num_threads(threads)
     assert made[0] == made[1] == made[2]
+
+
+def test_code_that_comes_with_a_model_is_not_run_unless_asked_for(tmp_path: Path, static_model: str) -> None:
+    """A model folder may name a module of its own, which runs at import: refused, with the key that allows it."""
+    folder = tmp_path / "model"
+    SentenceTransformer(static_model, device="cpu").save(str(folder))
+    (folder / "own_code.py").write_text(
+        "from pathlib import Path\n"
+        f"Path({str(tmp_path / 'was-run')!r}).touch()\n"
+        "from sentence_transformers.sentence_transformer.modules import StaticEmbedding as Own\n"
+    )
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["type"] = "own_code.Own"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ConfigError, match="cannot be loaded") as error:
+        describe(EmbedConfig(model=str(folder)))
+    assert "trust_remote_code: true" in error.value.fix
+    assert not (tmp_path / "was-run").exists()
+    assert describe(EmbedConfig(model=str(folder), trust_remote_code=True))["dim"] == 16
+    assert (tmp_path / "was-run").exists()

@@ -239,7 +239,7 @@ def test_a_document_without_text_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     workspace = Workspace(tmp_path, [(3, 1)])
     storage.write_table(workspace.corpus, schemas.corpus_table([f"d{i}" for i in range(20)], ["a", None] * 10))
     record = rescored_by(CountingTeacher(), workspace, monkeypatch)
-    assert record.problems == ["document 'd1' has no text for the teacher"]
+    assert record.problems == ["query 'q3', document 'd1': the teacher needs both texts, and one is missing"]
 
 
 def test_bytes_do_not_depend_on_what_else_a_worker_does(config: RescoreConfig, tmp_path: Path) -> None:
