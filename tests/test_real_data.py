@@ -39,17 +39,20 @@ def qrels(name: str, split: str) -> Path:
 class Mined:
     """One set, mined by both executors from one config."""
 
-    def __init__(self, name: str, folder: Path, teacher: str) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.auditor = Auditor(DATA / name, qrels(name, "train"), [qrels(name, "test")])
         self.model = tiny_models.save_static(
             str(folder / "model"), dim=64, corpus=list(self.auditor.documents.values())
         )
-        self.config = mining.write_config(folder / "mine.yaml", self._config(teacher))
+        self.teacher = tiny_models.save_cross_encoder(
+            str(folder / "teacher"), corpus=list(self.auditor.documents.values())
+        )
+        self.config = mining.write_config(folder / "mine.yaml", self._config())
         for executor in EXECUTORS:
             self._mine(executor)
 
-    def _config(self, teacher: str) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         facts = SETS[self.name]
         values: dict[str, Any] = {
             "corpus": {"path": str(DATA / self.name), "shard_documents": 2048 if self.name == "scifact" else 8192},
@@ -70,7 +73,7 @@ class Mined:
             "write": {"formats": FORMATS, "scores": True},
         }
         if facts["rescore"]:
-            values["rescore"] = {"model": teacher, "max_length": 32}
+            values["rescore"] = {"model": self.teacher, "max_length": 64}
         return values
 
     def _mine(self, executor: str) -> None:
@@ -94,11 +97,11 @@ class Mined:
 
 
 @pytest.fixture(scope="module", params=list(SETS))
-def mined(request: pytest.FixtureRequest, cross_encoder_model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def mined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     if not (DATA / request.param).is_dir():
         pytest.skip(f"no {request.param} in {DATA}: set RAYMINE_DATA to the folder of the sets")
     folder = tmp_path_factory.mktemp(request.param)
-    yield Mined(request.param, folder, cross_encoder_model)
+    yield Mined(request.param, folder)
     shutil.rmtree(folder)
 
 

@@ -81,7 +81,9 @@ def save_bert(
     return f"{folder}/model"
 
 
-def save_cross_encoder(folder: str, dim: int = 32, num_labels: int = 1, seed: int = 0) -> str:
+def save_cross_encoder(
+    folder: str, dim: int = 32, num_labels: int = 1, seed: int = 0, corpus: list[str] | None = None
+) -> str:
     """A randomly initialised two-layer BertForSequenceClassification, loadable as a CrossEncoder.
 
     Returns:
@@ -89,7 +91,7 @@ def save_cross_encoder(folder: str, dim: int = 32, num_labels: int = 1, seed: in
     """
     from transformers import BertForSequenceClassification
 
-    _save_transformer(folder, BertForSequenceClassification, dim, seed, num_labels=num_labels)
+    _save_transformer(folder, BertForSequenceClassification, dim, seed, corpus, num_labels=num_labels)
     return folder
 
 
@@ -121,18 +123,21 @@ def save_decoder(folder: str, dim: int = 32, seed: int = 0) -> str:
     return f"{folder}/model"
 
 
-def fast_tokenizer(**settings: Any) -> Any:
+def fast_tokenizer(corpus: list[str] | None = None, **settings: Any) -> Any:
     """The `wordpiece` tokenizer as transformers has it."""
     from transformers import PreTrainedTokenizerFast
 
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=wordpiece(), model_max_length=MAX_POSITIONS, **names, **settings)
+    settings = {"model_max_length": MAX_POSITIONS, **names, **settings}
+    return PreTrainedTokenizerFast(tokenizer_object=wordpiece(corpus), **settings)
 
 
-def _save_transformer(folder: str, architecture: Any, dim: int, seed: int, **settings: Any) -> None:
+def _save_transformer(
+    folder: str, architecture: Any, dim: int, seed: int, corpus: list[str] | None = None, **settings: Any
+) -> None:
     from transformers import BertConfig
 
-    tokenizer = fast_tokenizer(model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    tokenizer = fast_tokenizer(corpus, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=dim,

@@ -9,7 +9,7 @@ from raymine.artifacts import Done, Resources, Step, Task, task_key
 from raymine.index.bm25 import Bm25Statistics, QueryTerms, SearchBm25, TokenizeShard
 from raymine.index.exact import SearchExact
 from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart, TrainIvf
-from raymine.pipeline.base import LIGHT, Context, contents, paths, workers
+from raymine.pipeline.base import LIGHT, Context, contents, paths
 from raymine.retrieve.annotate import Annotate
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
 from raymine.retrieve.union import Union
@@ -47,8 +47,9 @@ def search_dense(context: Context) -> list[Shard]:
 
 
 def _cpu_workers(context: Context) -> Resources:
-    chosen = workers(context.config.resources.index)
-    return Resources(chosen.cpus, chosen.gpus or 0, chosen.actors)
+    """Index steps load little, so unless a pool is asked for they run as plain tasks in processes that are there."""
+    config = context.config.resources.index
+    return Resources(config.cpus, config.gpus or 0, config.actors or 0)
 
 
 def _vector_parts(context: Context, part_documents: int) -> list[Task]:

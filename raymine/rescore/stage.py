@@ -26,8 +26,8 @@ from raymine.rescore.base import Teacher
 from raymine.rescore.cross_encoder import CrossEncoderTeacher
 from raymine.rescore.pairs import QueryBlocks, ShardPairs, shard_pairs
 
-# Pairs tokenised at once: 65,536 pairs of 256 tokens are 0.2 GB of tokens.
-CHUNK_PAIRS = 65536
+# Pairs tokenised at once: 16,384 pairs of 512 tokens are 0.2 GB of tokens.
+CHUNK_PAIRS = 16384
 
 
 @dataclass
