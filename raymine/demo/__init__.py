@@ -1,1 +1,5 @@
-"""A demonstration on real text that every machine has, trained and mined in minutes."""
+"""A demonstration on real text that every machine has: built, trained and mined in minutes."""
+
+from raymine.demo.build import Size, prepare
+
+__all__ = ["Size", "prepare"]

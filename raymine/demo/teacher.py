@@ -1,0 +1,278 @@
+"""A small cross-encoder that ranks, trained from nothing in a minute: a two-layer BERT that is born comparing words.
+
+From random weights such a model learns nothing of use in the time: 30,000 pairs leave its loss where it began, with the
+embedder's vectors for its tokens or without. So its first weights already compute a soft match of words, in the manner
+of late interaction, and training refines that:
+
+- token vectors: the embedder's, reduced to their first principal directions. The dimensions left over hold a constant,
+  the side (query or document), and room for the result.
+- layer 1: attention compares token vectors, with a penalty for the own side, so that a word of the query looks for its
+  likes in the document. What it finds is subtracted. Of a word that is there little is left, and layer normalisation
+  blows the constant up; of a word that is missing all is left, and the constant stays small.
+- layer 2: [CLS] averages that constant over the words of the query, and the pooler reads it.
+
+Untrained it puts the positive above one of the embedder's 30 best wrong documents in 0.74 of the cases (the embedder
+itself: 0.66), after 30,000 pairs in 0.77, and the mean reciprocal rank among them rises from 0.41 to 0.44.
+
+Training: binary cross-entropy with up to four negatives per positive, so that the sigmoid is a probability, and a share
+of the positive's a threshold that means something (a softmax over the five ranks worse: 0.76 and 0.43).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymine.demo.embedder import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNKNOWN, Collection, Ids
+
+if TYPE_CHECKING:
+    import torch
+
+HIDDEN = 128
+RESERVED = 8
+# Reserved dimensions, counted from the end: the constant, the side, and where layer 2 puts the mean.
+CONSTANT, SIDE, RESULT = -8, -7, -6
+MAX_TOKENS = 96
+POSITIONS = 128
+SIDE_VALUE, CONSTANT_VALUE = 2.0, 2.0
+OWN_SIDE_PENALTY = 25.0
+QUERY_SIDE_WEIGHT = 0.3
+QUERIES_PER_BATCH = 24
+NUM_RANDOM, NUM_NEAR, NEAREST = 1, 3, 60
+LEARNING_RATE, TOKEN_LEARNING_RATE = 5e-4, 2e-3
+WARMUP_SHARE = 0.1
+
+
+def build_teacher(weights: torch.Tensor, hidden: int, seed: int) -> Any:
+    """The untrained model.
+
+    Args:
+        weights: f32 [vocabulary, dim] token vectors of the embedder, dim >= hidden - RESERVED.
+        hidden: width of the model.
+        seed: of the small random part of the weights.
+
+    Returns:
+        A `BertForSequenceClassification` with one label.
+    """
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(weights),
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        intermediate_size=hidden,
+        num_labels=1,
+        max_position_embeddings=POSITIONS,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        _set_embeddings(model.bert.embeddings, weights)
+        for layer in model.bert.encoder.layer:
+            attention = layer.attention
+            for linear in (attention.self.query, attention.self.key, attention.self.value, attention.output.dense):
+                linear.weight.mul_(0.5)
+            layer.output.dense.weight.mul_(0.5)
+        _set_matching(model.bert.encoder.layer[0].attention, hidden)
+        _set_averaging(model.bert.encoder.layer[1].attention, hidden)
+        model.bert.pooler.dense.weight[0, RESULT] = 0.5
+        model.bert.pooler.dense.bias[0] = -0.5
+        model.classifier.weight[0, 0] = 2.0
+    return model
+
+
+def _set_embeddings(embeddings: Any, weights: torch.Tensor) -> None:
+    import torch
+
+    tokens = embeddings.word_embeddings.weight
+    size = tokens.shape[1] - RESERVED
+    directions = torch.linalg.svd(weights, full_matrices=False).Vh[:size]
+    reduced = torch.nn.functional.normalize(weights @ directions.T, dim=1) * size**0.5
+    reduced[: len(SPECIAL_TOKENS)] = torch.randn(len(SPECIAL_TOKENS), size)
+    tokens.zero_()
+    tokens[:, :size] = reduced
+    tokens[:, CONSTANT] = CONSTANT_VALUE
+    embeddings.position_embeddings.weight.mul_(0.1)
+    embeddings.token_type_embeddings.weight.zero_()
+    embeddings.token_type_embeddings.weight[:, SIDE] = torch.tensor([SIDE_VALUE, -SIDE_VALUE])
+
+
+def _set_matching(attention: Any, hidden: int) -> None:
+    """Looks for the own word on the other side, and subtracts what is found."""
+    import torch
+
+    words = torch.arange(hidden - RESERVED)
+    attention.self.query.weight[words, words] += 1.0
+    attention.self.key.weight[words, words] += 1.0
+    attention.self.query.weight[SIDE, SIDE] = -OWN_SIDE_PENALTY
+    attention.self.key.weight[SIDE, SIDE] = 1.0
+    attention.self.value.weight[words, words] += 1.0
+    attention.output.dense.weight[words, words] -= 1.0
+
+
+def _set_averaging(attention: Any, hidden: int) -> None:
+    """Averages the constant, mostly over the query's side."""
+    attention.self.query.bias[SIDE] = QUERY_SIDE_WEIGHT * hidden**0.5
+    attention.self.key.weight[SIDE, SIDE] = 1.0
+    attention.self.value.weight[RESULT, CONSTANT] = 1.0
+    attention.output.dense.weight[RESULT, RESULT] = 0.5
+
+
+def pack(pairs: Sequence[tuple[Ids, Ids]], cls: int, sep: int) -> dict[str, torch.Tensor]:
+    """Batches `[CLS] query [SEP] document [SEP]`, cut to MAX_TOKENS and padded to the longest.
+
+    Returns:
+        input_ids, token_type_ids and attention_mask, int64 [len(pairs), tokens].
+    """
+    import torch
+
+    room = MAX_TOKENS - 3
+    rows = []
+    for query, document in pairs:
+        query = query[: room // 2]
+        left, right = [cls, *query, sep], [*document[: room - len(query)], sep]
+        rows.append(([*left, *right], len(left)))
+    shape = (len(rows), max(len(ids) for ids, _ in rows))
+    tokens, sides, mask = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    for row, (ids, length) in enumerate(rows):
+        tokens[row, : len(ids)] = ids
+        sides[row, length : len(ids)] = 1
+        mask[row, : len(ids)] = 1
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    return {name: torch.from_numpy(array) for name, array in zip(names, (tokens, sides, mask), strict=True)}
+
+
+class PairScorer:
+    """A teacher with the collection whose pairs it scores.
+
+    Args:
+        model: as build_teacher makes it.
+        tokenizer: of both models.
+        collection: queries and documents; pairs are (query, document) numbers in it.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, collection: Collection) -> None:
+        self.model, self.collection = model, collection
+        self.cls, self.sep = tokenizer.token_to_id(CLS), tokenizer.token_to_id(SEP)
+
+    def logits(self, pairs: NDArray[np.int64]) -> torch.Tensor:
+        """f32 [n] for int64 pairs [n, 2]."""
+        texts = [(self.collection.queries[query], self.collection.documents[doc]) for query, doc in pairs]
+        logits: torch.Tensor = self.model(**pack(texts, self.cls, self.sep)).logits[:, 0]
+        return logits
+
+    def scores(self, pairs: NDArray[np.int64], batch: int = 128) -> NDArray[np.float32]:
+        """The same without gradients, in batches."""
+        import torch
+
+        self.model.eval()
+        with torch.inference_mode():
+            parts = [self.logits(pairs[start : start + batch]) for start in range(0, len(pairs), batch)]
+        return torch.cat(parts).numpy()
+
+
+def train_teacher(scorer: PairScorer, hits: NDArray[np.int64], num_queries: int, seed: int) -> None:
+    """Trains the model in place.
+
+    Args:
+        scorer: with the training half's queries.
+        hits: int64 [num_queries, k]: the embedder's nearest documents of each query.
+        num_queries: how many queries are learned from, each once.
+        seed: of their order and of the negatives.
+    """
+    import torch
+    from torch.nn import functional
+
+    random = np.random.default_rng(seed)
+    tokens = scorer.model.bert.embeddings.word_embeddings.weight
+    others = [parameter for parameter in scorer.model.parameters() if parameter is not tokens]
+    rates = (LEARNING_RATE, TOKEN_LEARNING_RATE)
+    optimizer = torch.optim.AdamW([{"params": others}, {"params": [tokens]}], lr=LEARNING_RATE)
+    order = random.permutation(len(scorer.collection.queries))[:num_queries]
+    batches = [order[start : start + QUERIES_PER_BATCH] for start in range(0, len(order), QUERIES_PER_BATCH)]
+    scorer.model.train()
+    for step, queries in enumerate(batches):
+        done = step / len(batches)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, done / WARMUP_SHARE + 0.02) * (1 - done)
+        pairs, labels = training_pairs(scorer.collection, hits, queries, random)
+        loss = functional.binary_cross_entropy_with_logits(scorer.logits(pairs), torch.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(scorer.model.parameters(), 1.0)
+        optimizer.step()
+
+
+def training_pairs(
+    collection: Collection, hits: NDArray[np.int64], queries: NDArray[np.int64], random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Each query with its positive, random documents and near ones, none of which equals the positive.
+
+    Returns:
+        int64 pairs [n, 2] and float32 labels [n].
+    """
+    pairs, labels = [], []
+    for query in queries:
+        positive = collection.positives[query]
+        pairs.append((query, positive))
+        labels.append(1.0)
+        drawn = [
+            *random.integers(len(collection.documents), size=NUM_RANDOM),
+            *random.choice(hits[query], size=NUM_NEAR),
+        ]
+        for document in drawn:
+            if collection.text_numbers[document] != collection.text_numbers[positive]:
+                pairs.append((query, document))
+                labels.append(0.0)
+    return np.array(pairs, dtype=np.int64), np.array(labels, dtype=np.float32)
+
+
+def accuracy(scorer: PairScorer, hits: NDArray[np.int64], num_negatives: int) -> tuple[float, float]:
+    """How often the positive is above one of the embedder's nearest documents that do not equal it.
+
+    Args:
+        scorer: with queries that nothing was trained on.
+        hits: int64 [num_queries, k]: the embedder's nearest documents of each query, best first.
+        num_negatives: at most so many per query.
+
+    Returns:
+        The teacher's share, and the embedder's own for the same pairs.
+    """
+    numbers, positives = scorer.collection.text_numbers, scorer.collection.positives
+    pairs, is_below = [], []
+    for query, documents in enumerate(hits):
+        is_positive = numbers[documents] == numbers[positives[query]]
+        place = int(is_positive.argmax()) if is_positive.any() else len(documents)
+        ranks = np.flatnonzero(~is_positive)[:num_negatives]
+        pairs += [(query, documents[rank]) for rank in ranks]
+        is_below += [rank > place for rank in ranks]
+    negatives = np.array(pairs, dtype=np.int64)
+    queries = np.arange(len(hits))
+    positive_scores = scorer.scores(np.stack([queries, positives[: len(hits)]], axis=1))
+    shares = positive_scores[negatives[:, 0]] > scorer.scores(negatives)
+    return float(shares.mean()), float(np.mean(is_below))
+
+
+def save_teacher(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Saves a model that `sentence_transformers.CrossEncoder` loads; its own activation is the sigmoid."""
+    from transformers import PreTrainedTokenizerFast
+
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_TOKENS,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        cls_token=CLS,
+        sep_token=SEP,
+        mask_token=MASK,
+    )
+    model.save_pretrained(str(folder))
+    wrapped.save_pretrained(str(folder))
