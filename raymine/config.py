@@ -144,7 +144,6 @@ class IndexConfig(Section):
     Args:
         kind: exact, ivfpq, or auto (exact below `auto_exact_documents`).
         auto_exact_documents: largest corpus that auto searches exactly.
-        part_documents: documents per part.
         nlist: coarse centroids; null: 4 sqrt(n), at most n / 39.
         nprobe: centroids searched per query.
         overfetch: hits fetched by codes per hit kept after exact re-scoring.
@@ -154,7 +153,6 @@ class IndexConfig(Section):
 
     kind: Literal["auto", "exact", "ivfpq"] = "auto"
     auto_exact_documents: int = Field(default=2_000_000, ge=1)
-    part_documents: int = Field(default=131072, ge=1)
     nlist: int | None = Field(default=None, ge=1)
     nprobe: int = Field(default=64, ge=1)
     overfetch: int = Field(default=4, ge=1)
@@ -177,7 +175,6 @@ class Bm25Config(Section):
         k1, b, delta: parameters; delta for bm25l and bm25+ only.
         stopwords: language of a stop word list (english), or null.
         stemmer: language of a Snowball stemmer (needs PyStemmer), or null.
-        part_documents: documents per part.
     """
 
     k: int = Field(default=100, ge=1)
@@ -187,7 +184,6 @@ class Bm25Config(Section):
     delta: float = Field(default=0.5, ge=0)
     stopwords: Literal["english"] | None = "english"
     stemmer: str | None = None
-    part_documents: int = Field(default=262144, ge=1)
 
 
 class RandomConfig(Section):
@@ -356,7 +352,10 @@ class WorkerConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """How a round runs. Never part of a fingerprint."""
+    """How a round runs. Never part of a fingerprint.
+
+    `memory_gb`: budget of one worker; parts of the corpus are sized from it.
+    """
 
     memory_gb: float = Field(default=2, gt=0)
     embed: WorkerConfig = WorkerConfig()

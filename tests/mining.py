@@ -55,13 +55,13 @@ def config(data: Path, model: str, teacher: str | None = None, **sections: Any) 
         "positives": {"path": str(data / "qrels" / "train.tsv")},
         "exclude": [str(data / "qrels" / "test.tsv")],
         "embed": {"model": model, "store": "float32"},
-        "index": {"part_documents": 128},
-        "retrieve": {"dense": {"k": 30}, "bm25": {"k": 20, "part_documents": 128}, "random": {"k": 4}},
+        "retrieve": {"dense": {"k": 30}, "bm25": {"k": 20}, "random": {"k": 4}},
         "select": {
             "filters": [{"kind": "max_relative_score", "of_positive": 0.95}, {"kind": "skip_top", "n": 2}],
             "sample": {"n": 4},
         },
         "write": {"formats": FORMATS, "scores": True},
+        "resources": {"memory_gb": 2.5e-4},  # so little that a part is two shards
         "cost": {"cpu_hour_usd": 0.04, "gpu_hour_usd": 2.5},
     }
     if teacher:

@@ -106,7 +106,7 @@ def test_shard_and_part_sizes_change_nothing_but_rounding(
     mined: raymine.Round, data: Path, static_model: str, cross_encoder_model: str, tmp_path: Path
 ) -> None:
     """Other shards, blocks and parts give the same negatives."""
-    values = mining.config(data, static_model, cross_encoder_model, index={"part_documents": 1000})
+    values = mining.config(data, static_model, cross_encoder_model, resources={"memory_gb": 2})
     values["corpus"]["shard_documents"], values["queries"]["block_queries"] = 100, 1000
     other = raymine.mine(make_config(values), str(tmp_path))
     columns = ["query_row", "doc_row", "slot", "kind"]
@@ -152,7 +152,7 @@ def test_the_index_lists_the_shards_with_checksums(mined: raymine.Round) -> None
          "select": {"filters": [{"kind": "skip_top", "n": 2, "source": "bm25"}], "sample": {"n": 3}}},
         {"retrieve": {"random": {"k": 10}}, "embed": None, "write": {"formats": ["triplet"]},
          "select": {"sample": {"n": 3, "strategy": "random"}}},
-        {"index": {"kind": "ivfpq", "nlist": 4, "nprobe": 4, "part_documents": 128}},
+        {"index": {"kind": "ivfpq", "nlist": 4, "nprobe": 4}},
         {"rescore": None, "write": {"formats": mining.FORMATS, "scores": False}},
     ],
     ids=["bm25_only", "random_only", "ivfpq", "no_teacher_no_scores"],

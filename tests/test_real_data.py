@@ -60,10 +60,10 @@ class Mined:
             "positives": {"path": str(qrels(self.name, "train"))},
             "exclude": [str(qrels(self.name, "test"))],
             "embed": {"model": self.model, "store": "float32"},
-            "index": {"part_documents": 8192},
+            "resources": {"memory_gb": 0.01},
             "retrieve": {
                 "dense": {"k": K_DENSE},
-                "bm25": {"k": K_BM25, "method": facts["method"], "part_documents": 8192},
+                "bm25": {"k": K_BM25, "method": facts["method"]},
                 "random": {"k": 3},
             },
             "select": {
@@ -184,7 +184,7 @@ def _verdicts(mined: Mined, every: int) -> tuple[list[list[dict[str, Any]]], lis
 
 
 def test_scifact_bm25_is_as_good_as_published(tmp_path: Path) -> None:
-    """nDCG@10 of the candidates' BM25 ranks on the test queries: Anserini's flat index has 0.679, bm25s 0.680 here."""
+    """nDCG@10 of the candidates' BM25 ranks on the test queries, as Anserini sets it: its flat index has 0.679."""
     if not (DATA / "scifact").is_dir():
         pytest.skip(f"no scifact in {DATA}")
     config = make_config(
@@ -192,7 +192,7 @@ def test_scifact_bm25_is_as_good_as_published(tmp_path: Path) -> None:
             "corpus": {"path": str(DATA / "scifact")},
             "queries": {"path": str(DATA / "scifact")},
             "positives": {"path": str(qrels("scifact", "test"))},
-            "retrieve": {"bm25": {"k": 10}},
+            "retrieve": {"bm25": {"k": 10, "k1": 0.9, "b": 0.4, "stemmer": "english"}},
             "write": {"formats": ["triplet"]},
         }
     )
@@ -204,7 +204,7 @@ def test_scifact_bm25_is_as_good_as_published(tmp_path: Path) -> None:
         if row["relevance"] and row["bm25_rank"] is not None:
             gains[row["query_row"]] += 1 / np.log2(2 + row["bm25_rank"])
     ndcg = [gains[q] / sum(1 / np.log2(2 + i) for i in range(min(n, 10))) for q, n in ideals.items()]
-    assert float(np.mean(ndcg)) == pytest.approx(0.68, abs=0.01)
+    assert float(np.mean(ndcg)) == pytest.approx(0.679, abs=0.005)
 
 
 def test_the_auditor_notices(tmp_path: Path) -> None:

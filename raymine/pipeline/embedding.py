@@ -24,6 +24,7 @@ def embed(context: Context, embedder: Description | None) -> None:
         tables.query_vectors = _store(context, "store_query_vectors", tables.query_vectors)
         tables.corpus_vectors = _store(context, "store_document_vectors", tables.corpus_vectors)
     else:
+        context.facts["dim"] = embedder["dim"]
         tables.query_vectors = _embed(context, "query", tables.queries, embedder)
         tables.corpus_vectors = _embed(context, "document", tables.corpus, embedder)
 

@@ -10,23 +10,11 @@ from raymine.index.bm25 import Bm25Statistics, QueryTerms, SearchBm25, TokenizeS
 from raymine.index.exact import SearchExact
 from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart, TrainIvf
 from raymine.pipeline.base import LIGHT, Context, contents, paths
+from raymine.pipeline.sizes import bm25_part_documents, dense_part_documents, parts
 from raymine.retrieve.annotate import Annotate
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
 from raymine.retrieve.union import Union
 from raymine.storage import Shard
-
-
-def parts(context: Context, part_documents: int) -> list[list[int]]:
-    """Indexes of document shards in consecutive groups of at most `part_documents` documents (at least one shard)."""
-    groups: list[list[int]] = []
-    size = 0
-    for number, shard in enumerate(context.tables.corpus):
-        if not groups or size + shard.num_rows > part_documents:
-            groups.append([])
-            size = 0
-        groups[-1].append(number)
-        size += shard.num_rows
-    return groups
 
 
 def search_dense(context: Context) -> list[Shard]:
@@ -37,7 +25,7 @@ def search_dense(context: Context) -> list[Shard]:
     if kind == "auto":
         kind = "exact" if tables.num_documents <= config.auto_exact_documents else "ivfpq"
     context.facts["index"] = kind
-    tasks = _vector_parts(context, config.part_documents)
+    tasks = _vector_parts(context)
     resources = _cpu_workers(context)
     if kind == "ivfpq":
         return _search_ivfpq(context, tasks, resources, dense.k)
@@ -52,14 +40,15 @@ def _cpu_workers(context: Context) -> Resources:
     return Resources(config.cpus, config.gpus or 0, config.actors or 0)
 
 
-def _vector_parts(context: Context, part_documents: int) -> list[Task]:
+def _vector_parts(context: Context) -> list[Task]:
     corpus, vectors = context.tables.corpus, context.tables.corpus_vectors
+    most = dense_part_documents(context.config.resources.memory_gb, context.facts["dim"])
     return [
         Task(
             task_key([(vectors[i].sha256, corpus[i].first_row) for i in part]),
             {"vectors": [vectors[i].path for i in part], "first_rows": [corpus[i].first_row for i in part]},
         )
-        for part in parts(context, part_documents)
+        for part in parts(corpus, most)
     ]
 
 
@@ -142,12 +131,13 @@ def search_bm25(context: Context) -> list[Shard]:
         "block_starts": tables.block_starts,
     }
     identity = {
-        "config": config.model_dump(exclude={"part_documents"}),
+        "config": config.model_dump(),
         "statistics": statistics.sha256,
         "query_terms": query_terms.sha256,
         "block_starts": tables.block_starts,
     }
-    tasks = [_bm25_part(context, postings, part) for part in parts(context, config.part_documents)]
+    most = bm25_part_documents(context.config.resources.memory_gb)
+    tasks = [_bm25_part(context, postings, part) for part in parts(tables.corpus, most)]
     step = Step("search_bm25", SearchBm25, settings, identity, tasks, _cpu_workers(context), unit="documents")
     return context.run(step).shards
 
