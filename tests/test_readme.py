@@ -9,7 +9,6 @@ from pathlib import Path
 
 import mining
 import pytest
-import ray_helpers
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +44,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_the_commands_are_known() -> None:
-    """Each is run by a test below; a new one fails here until it has one."""
+    """Each is run by a test below (the job: in test_mine_ray.py); a new one fails here until it has one."""
     assert [command.split(" --")[0] for command in commands()] == [
         "make demo",
         "make test",
@@ -95,16 +94,3 @@ def test_the_filter_shown_is_the_filter_there_is() -> None:
     """The example is the code."""
     example = next(block for block in blocks("python") if "candidates" in block)
     assert example in (ROOT / "raymine" / "select" / "score.py").read_text()
-
-
-def test_the_job_is_submitted(folder: Path) -> None:
-    """The command for a cluster, with a head and a workspace of this machine."""
-    command = commands()[6]
-    shutil.copy(ROOT / "jobs" / "configs" / "mine.yaml", folder / "cluster.yaml")
-    with ray_helpers.ray_head() as head:
-        command = command.replace("http://HEAD:8265", head.jobs).replace("s3://bucket", str(folder / "cluster"))
-        command = command.replace("jobs/configs/mine.yaml", str(folder / "cluster.yaml")).replace(
-            "python jobs", f"{sys.executable} jobs"
-        )
-        assert "succeeded" in run(command, folder)
-    assert (folder / "cluster" / "workspace" / "rounds" / "0001" / "round.json").exists()
