@@ -2,8 +2,8 @@
 
     python benchmarks/models.py --data ../shared/data --set squad --out /tmp/squad-static
 
-A StaticEmbedding model: 256 dimensions, a WordPiece tokenizer trained on the corpus, MultipleNegativesRankingLoss, two epochs on
-the training pairs. About two minutes on two cores for squad.
+A StaticEmbedding model: 256 dimensions, a WordPiece tokenizer trained on the corpus, MultipleNegativesRankingLoss, two
+epochs on the training pairs. For squad: 155 CPU seconds, 5 minutes on two cores busy with other work.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ DEFAULT_DATA = Path(os.environ.get("RAYMINE_DATA", "../shared/data"))
 def lines(folder: Path, name: str) -> Iterator[str]:
     """Lines of a file of a set, plain or gzipped."""
     path = folder / name
-    if path.exists():
-        yield from path.open(encoding="utf-8")
-    else:
-        yield from gzip.open(f"{path}.gz", "rt", encoding="utf-8")
+    with path.open(encoding="utf-8") if path.exists() else gzip.open(f"{path}.gz", "rt", encoding="utf-8") as file:
+        yield from file
 
 
 def documents(folder: Path) -> dict[str, str]:
