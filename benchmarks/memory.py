@@ -1,6 +1,6 @@
 """Does the driver's memory grow with the corpus? Mines scifact (5k documents) and arxiv (120k), compares the drivers.
 
-    python benchmarks/memory.py --data ../shared/data --model MODEL_FOLDER
+    python benchmarks/memory.py --data ../shared/data
 
 Runs `raymine mine --executor ray` on each, a process of its own, and samples its resident memory ten times a second.
 The workers are other processes; the driver only hands out tasks. Writes benchmarks/results/memory.json.
@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import models
 import yaml
 
 SETS = ("scifact", "arxiv")
@@ -76,16 +77,17 @@ def measure(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("RAYMINE_DATA", "../shared/data"))
-    parser.add_argument("--model", required=True, help="folder of a sentence-transformers model")
+    parser.add_argument("--data", type=Path, default=models.DEFAULT_DATA)
+    parser.add_argument("--model", type=Path, help="folder of an embedder; default: one is trained on squad")
     arguments = parser.parse_args()
+    model = arguments.model or models.train_static(
+        arguments.data / "squad", Path(tempfile.gettempdir()) / "raymine-benchmarks" / "squad-static"
+    )
     runs = {}
     for name in SETS:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "mine.yaml"
-            path.write_text(
-                yaml.safe_dump(config(arguments.data.absolute() / name, str(Path(arguments.model).absolute())))
-            )
+            path.write_text(yaml.safe_dump(config(arguments.data.absolute() / name, str(model.absolute()))))
             command = [sys.executable, "-m", "raymine", "mine", str(path), "--executor", "ray", "--json"]
             runs[name] = measure(command)
             print(name, runs[name], flush=True)

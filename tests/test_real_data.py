@@ -111,9 +111,9 @@ def test_both_executors_give_the_same_bytes(mined: Mined) -> None:
     assert found == mining.bytes_of_round(mined.round("ray")) and len(found) > 5
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_the_shards_are_clean(mined: Mined, executor: str) -> None:
-    """Every row of every format, every verdict and every negative, against the input files."""
+def test_the_shards_are_clean(mined: Mined) -> None:
+    """Every row of every format, every verdict and every negative, against the input files (Ray's: all have its bytes)."""
+    executor = "ray"
     counts = mined.auditor.check_tables(mined.round(executor), mined.workspace(executor))
     assert counts["negatives"] > 3 * len(mined.auditor.positives)
     for name in FORMATS:

@@ -46,7 +46,7 @@ class Size:
     """
 
     documents: int = docstrings.MAX_DOCUMENTS
-    mined_queries: int = 2_000
+    mined_queries: int = 1_500
     vocabulary: int = 8_000
     dim: int = 256
     epochs: int = 5
@@ -67,8 +67,8 @@ exclude:   [qrels/test.tsv]                  # evaluation judgements: never mine
 
 embed:     {{model: ./models/embedder}}        # trained a moment ago on qrels/train.tsv
 retrieve:                                    # where candidates come from, and how many per query
-  dense:   {{k: 50}}
-  bm25:    {{k: 25}}
+  dense:   {{k: 40}}
+  bm25:    {{k: 20}}
   random:  {{k: 5}}
 
 rescore:                                     # the teacher, a cross-encoder, reads every candidate with its query

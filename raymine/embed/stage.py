@@ -18,7 +18,7 @@ from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.config import EmbedConfig
 from raymine.embed.base import Encoder
-from raymine.embed.sentence_transformer import SentenceTransformerEncoder, Side
+from raymine.embed.sentence_transformer import SentenceTransformerEncoder, Side, describe
 
 ID_COLUMNS: dict[Side, str] = {"query": "query_id", "document": "doc_id"}
 
@@ -65,6 +65,26 @@ def embed_texts(texts: Sequence[str | None], encoder: Encoder, store: str) -> Em
     num_truncated = int((tokens.lengths >= encoder.max_length).sum()) if encoder.max_length is not None else 0
     table = schemas.vector_table(rows, stored)
     return Embedded(table, tokens.num_tokens, num_truncated, device_s, no_text, non_finite)
+
+
+class DescribeEmbedder:
+    """Loads the model once and says what a round needs to know of it, before anything expensive is begun.
+
+    One task without inputs or outputs; info is a Description. A step of its own, so that neither torch nor the weights
+    are loaded by the driver, and a round that goes on need not load them again.
+
+    Args:
+        config: names the model.
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self, config: EmbedConfig) -> None:
+        self.config = config
+
+    def __call__(self, task: Task) -> Record:
+        return Record(info=dict(describe(self.config)))
 
 
 class EmbedShard:

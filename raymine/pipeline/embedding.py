@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from raymine.artifacts import Step, Task
 from raymine.embed.precomputed import StoreVectors
 from raymine.embed.sentence_transformer import Description
-from raymine.embed.stage import EmbedShard
+from raymine.embed.stage import DescribeEmbedder, EmbedShard
 from raymine.fingerprint import model_fingerprint
 from raymine.models import local_model
 from raymine.pipeline.base import LIGHT, Context, workers
 from raymine.storage import Shard
+
+
+def describe(context: Context) -> Description:
+    """What a round needs to know of the embedder.
+
+    Raises:
+        ConfigError: the model cannot be loaded or used as the config asks.
+    """
+    config = context.config.embed
+    assert config is not None
+    identity = {"model": _weights(context), "config": config.model_dump(exclude={"model", "revision"})}
+    step = Step("describe_embedder", DescribeEmbedder, {"config": config}, identity, [Task("embedder", {})], LIGHT)
+    info: Any = context.run(step).done[0].info
+    found: Description = info
+    return found
+
+
+def _weights(context: Context) -> str:
+    config = context.config.embed
+    assert config is not None and config.model is not None
+    return model_fingerprint(local_model(config.model, config.revision), context.cache)
 
 
 def embed(context: Context, embedder: Description | None) -> None:
@@ -39,8 +62,8 @@ def _store(context: Context, name: str, shards: list[Shard]) -> list[Shard]:
 
 def _embed(context: Context, side: str, shards: list[Shard], embedder: Description) -> list[Shard]:
     config = context.config.embed
-    assert config is not None and config.model is not None
-    weights = model_fingerprint(local_model(config.model, config.revision), context.cache)
+    assert config is not None
+    weights = _weights(context)
     other = {"query": "document", "document": "query"}[side]
     unnamed = {"model", "revision", "trust_remote_code", f"{other}_prompt", f"{other}_prompt_name"}
     described = {name: value for name, value in embedder.items() if name != f"{other}_prompt"}

@@ -1,5 +1,6 @@
 """One round as a list of steps: the only place that knows their order.
 
+    first       describe_embedder                                  does the model fit the config?
     reading     read_documents, read_queries, read_judgements, select_queries, index_ids, (read_run,) resolve_ids,
                 join_positives
     embedding   embed_queries, embed_documents                     per query block, per document shard
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from raymine.embed.sentence_transformer import describe as describe_embedder
 from raymine.index.bm25 import check as check_bm25
 from raymine.pipeline import embedding, reading, retrieval, selection
 from raymine.pipeline.base import Context
@@ -35,7 +35,7 @@ def run_round(context: Context) -> None:
         UserError: the config, the input or the machine cannot do it.
     """
     config = context.config
-    embedder = describe_embedder(config.embed) if config.embed and config.embed.model else None
+    embedder = embedding.describe(context) if config.embed and config.embed.model else None
     if config.rescore:
         check_teacher(config.rescore)
     if config.retrieve.bm25:
