@@ -228,9 +228,11 @@ def _show_examples(found: Any, console: Console, count: int = 3) -> None:
         console.print(f"\nquery     {story.text}", style="cyan", highlight=False, markup=False)
         for row in story.candidates:
             if row["relevance"]:
-                console.print(f"positive  {snippet(row['text'])}", style="green", highlight=False, markup=False)
+                line = f"positive  {row['doc_id']}: {snippet(row['text'], 200)}"
+                console.print(line, style="green", highlight=False, markup=False)
         for row in sorted((r for r in story.candidates if r["slot"] is not None), key=lambda r: r["slot"])[:3]:
-            line = f"negative  {snippet(row['text'])}  ({row['kind']}, teacher {row['teacher_score']:.3f})"
+            why = f"({row['kind']}, teacher {row['teacher_score']:.3f})"
+            line = f"negative  {row['doc_id']}: {snippet(row['text'], 200)} {why}"
             console.print(line, highlight=False, markup=False)
     console.print(
         f"\nSee why: raymine inspect {found.workspace} --query {ids[0]!r}",

@@ -112,7 +112,7 @@ def test_both_executors_give_the_same_bytes(mined: Mined) -> None:
 
 
 def test_the_shards_are_clean(mined: Mined) -> None:
-    """Every row of every format, every verdict and every negative, against the input; all executors have Ray's bytes."""
+    """Every row of every format, every verdict and every negative, on the input; all executors have its bytes."""
     executor = "ray"
     counts = mined.auditor.check_tables(mined.round(executor), mined.workspace(executor))
     assert counts["negatives"] > 3 * len(mined.auditor.positives)
