@@ -128,8 +128,8 @@ def _build(folder: Path, size: Size, roots: Sequence[Path]) -> Iterator[str]:
     docstrings.write_judgements(folder, "mine", train[: size.mined_queries])
     num_copies = len(entries) - len({entry.text for entry in entries})
     yield (
-        f"corpus    {len(entries):,} docstrings as documents ({num_copies:,} of them copies of another), "
-        f"{len(train):,} queries to train on, {len(test):,} for test; {_seconds(begin)}"
+        f"corpus    {len(entries):,} docstrings ({num_copies:,} of them copies), "
+        f"queries: {len(train):,} training, {len(test):,} test; {_seconds(begin)}"
     )
     with _quiet(), _threads(NUM_THREADS):
         yield from _train(folder, size, entries, train, test)
@@ -150,9 +150,8 @@ def _train(folder: Path, size: Size, entries: list[Docstring], train: list[Query
     embedder.save_embedder(tokenizer, weights, folder / "models" / "embedder")
     hits = embedder.nearest(weights, held_out, k=100)
     yield (
-        f"embedder  {weights.shape[0]:,} tokens of {size.dim} dimensions; on {len(hits):,} test queries "
-        f"Recall@10 {embedder.recall(hits[:, :10], held_out):.3f}, "
-        f"Recall@100 {embedder.recall(hits, held_out):.3f}; {_seconds(begin)}"
+        f"embedder  Recall@10 {embedder.recall(hits[:, :10], held_out):.3f}, Recall@100 "
+        f"{embedder.recall(hits, held_out):.3f} on {len(hits):,} test queries; {_seconds(begin)}"
     )
     begin = time.perf_counter()
     model = teacher.build_teacher(weights, size.hidden, size.seed)
@@ -162,8 +161,8 @@ def _train(folder: Path, size: Size, entries: list[Docstring], train: list[Query
     scorer = teacher.PairScorer(model, tokenizer, held_out)
     share, embedder_share = teacher.accuracy(scorer, hits[:NUM_TEACHER_JUDGED], NUM_NEGATIVES_JUDGED)
     yield (
-        f"teacher   2-layer cross-encoder; puts the positive above a hard negative in {share:.1%} of test pairs "
-        f"(the embedder: {embedder_share:.1%}); {_seconds(begin)}"
+        f"teacher   right in {share:.1%} of the hard pairs of {len(hits[:NUM_TEACHER_JUDGED])} test queries "
+        f"(embedder: {embedder_share:.1%}); {_seconds(begin)}"
     )
 
 

@@ -212,7 +212,7 @@ def recall(hits: NDArray[np.int64], collection: Collection) -> float:
 def save_embedder(tokenizer: Any, weights: torch.Tensor, folder: Path) -> None:
     """Saves a sentence-transformers model: a StaticEmbedding module, cosine similarity."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     module = StaticEmbedding(tokenizer, embedding_weights=weights)
     model = SentenceTransformer(modules=[module], device="cpu", similarity_fn_name="cosine")

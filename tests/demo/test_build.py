@@ -30,7 +30,7 @@ def test_says_what_came_out(built: tuple[Path, list[str]]) -> None:
     """A line each for corpus, embedder and teacher, with the figures that were measured."""
     assert [line.split()[0] for line in built[1]] == ["corpus", "embedder", "teacher"]
     assert "Recall@10" in built[1][1]
-    assert "hard negative" in built[1][2]
+    assert "hard pairs" in built[1][2]
 
 
 def test_a_finished_folder_is_used_as_it_is(built: tuple[Path, list[str]]) -> None:

@@ -151,7 +151,7 @@ def test_no_package_and_no_text_takes_more_than_its_share(sources: Path) -> None
 
 def test_no_sources_is_the_users_error(tmp_path: Path) -> None:
     """A folder without docstrings is refused with its name."""
-    with pytest.raises(InputError, match="no docstrings found"):
+    with pytest.raises(InputError, match="too few docstrings found"):
         docstrings.collect([tmp_path])
 
 
