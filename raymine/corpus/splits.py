@@ -100,7 +100,8 @@ def splits(config: TextSource, cache: storage.HashCache) -> list[dict[str, Any]]
         name = format_of(config)
         found = [{**split, "format": name} for split in READERS[name].splits(config.path, kind_of(config))]
         if not found:
-            raise InputError(f"{config.path}: empty: it has no rows", expected="at least one row", fix="check the path")
+            what = {"corpus": "documents", "queries": "queries"}[kind_of(config)]
+            raise InputError(f"{config.path}: empty: it has no {what}", expected="at least one", fix="check the path")
         for split in found:
             split["content"] = cache.content_hash(split["path"])
             split.setdefault("num_bytes", _num_bytes(split["path"]))

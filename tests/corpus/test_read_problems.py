@@ -211,19 +211,19 @@ def test_an_empty_jsonl_source(content: str, tmp_path: Path) -> None:
     """A source without rows is refused before any work."""
     path = tmp_path / "a.jsonl"
     path.write_text(content)
-    assert refused(path).startswith("PATH: empty: it has no rows")
+    assert refused(path).startswith("PATH: empty: it has no documents")
 
 
 def test_an_empty_parquet_source(tmp_path: Path) -> None:
     """As for jsonl."""
     table = pa.table({"_id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
-    assert refused(Path(write_parquet(tmp_path / "a.parquet", table))).startswith("PATH: empty: it has no rows")
+    assert refused(Path(write_parquet(tmp_path / "a.parquet", table))).startswith("PATH: empty: it has no documents")
 
 
 def test_an_empty_saved_dataset(tmp_path: Path) -> None:
     """As for jsonl."""
     table = pa.table({"_id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
-    assert refused(Path(write_hf(tmp_path / "hf", table))).startswith("PATH: empty: it has no rows")
+    assert refused(Path(write_hf(tmp_path / "hf", table))).startswith("PATH: empty: it has no documents")
 
 
 def test_saved_datasets_that_are_not_rows(tmp_path: Path) -> None:
