@@ -154,6 +154,7 @@ def mine(
     workspace = storage.absolute(workspace)
     cache = HashCache(storage.join(workspace, "cache", "hashes.json"))
     identity = round_identity(config, cache)
+    cache.save()
     number, known = _choose(workspace, identity)
     if known is not None and known.facts["state"] == "done":
         return known

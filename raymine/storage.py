@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from raymine.errors import InputError
 
 CHUNK_BYTES = 8 << 20
+SAVE_SHARE = 4  # hashes are saved when a quarter of them is new: thousands of files cost a few dozen writes
 TEMPORARY = ".tmp-"  # begins the name of a local file that is being written, or whose writer was killed
 
 
@@ -333,6 +334,13 @@ class HashCache:
     def __init__(self, path: str | None = None) -> None:
         self.path = path
         self.known: dict[str, str] = read_json(path) if path and exists(path) else {}
+        self._num_unsaved = 0
+
+    def save(self) -> None:
+        """Writes what is known; done now and then by itself, so that a killed run has hashed little in vain."""
+        if self.path and self._num_unsaved:
+            write_json(self.path, self.known)
+            self._num_unsaved = 0
 
     def content_hash(self, url: str) -> str:
         """SHA-256 of a local file, or an object store's own content tag where it has one.
@@ -353,6 +361,7 @@ class HashCache:
             state = f"{url}|{info.get('size')}|{info.get('mtime', info.get('LastModified', info.get('created')))}"
         if state not in self.known:
             self.known[state] = sha256_of(url)
-            if self.path:
-                write_json(self.path, self.known)
+            self._num_unsaved += 1
+            if self._num_unsaved * SAVE_SHARE >= len(self.known):
+                self.save()
         return self.known[state]
