@@ -69,8 +69,12 @@ def _mine(config: Any, workspace: str, executor: str, address: str | None, as_js
     from raymine.console import ProgressWatcher
     from raymine.executor import make_executor
 
-    with make_executor(executor, address) as runner:
-        found = rounds.mine(config, workspace, runner, ProgressWatcher(say()))
+    watcher = ProgressWatcher(say())
+    try:
+        with make_executor(executor, address) as runner:
+            found = rounds.mine(config, workspace, runner, watcher)
+    finally:
+        watcher.close()
     if as_json:
         print(json.dumps(round_summary(found)))
     else:

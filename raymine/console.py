@@ -64,15 +64,19 @@ class ProgressWatcher:
             )
 
     def finished(self, result: StepResult) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+        self.close()
         step = result.step
         if result.num_reused == len(step.tasks):
             self.console.print(f"[dim]{step.name}: already done[/dim]", highlight=False)
             return
         note = f", {result.num_reused} of {len(step.tasks)} shards already done" if result.num_reused else ""
         self.console.print(f"{step.name}: {duration(result.wall_s)}, {self._rate(step)}{note}", highlight=False)
+
+    def close(self) -> None:
+        """Gives the terminal back; also after an error in the middle of a step."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
 
     def _rate(self, step: Step) -> str:
         seconds = max(time.perf_counter() - self.begin, 1e-9)
