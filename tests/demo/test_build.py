@@ -30,7 +30,7 @@ def test_says_what_came_out(built: tuple[Path, list[str]]) -> None:
     """A line each for corpus, embedder and teacher, with the figures that were measured."""
     assert [line.split()[0] for line in built[1]] == ["corpus", "embedder", "teacher"]
     assert "Recall@10" in built[1][1]
-    assert "hard pairs" in built[1][2]
+    assert "MRR" in built[1][2]
 
 
 def test_a_finished_folder_is_used_as_it_is(built: tuple[Path, list[str]]) -> None:
@@ -133,3 +133,21 @@ def test_training_pairs_hold_no_equal_of_the_positive() -> None:
             is_equal = numbers[document] == numbers[collection.positives[query]]
             assert is_equal == (label == 1)
         assert labels.sum() == 3
+
+
+def test_reciprocal_ranks_count_misses_and_copies() -> None:
+    """The positive's copy is as good as itself; a query whose positive is not found counts 0 on both sides."""
+
+    class ByDocument(teacher.PairScorer):
+        def __init__(self, collection: embedder.Collection) -> None:
+            self.collection = collection
+
+        def scores(self, pairs: np.ndarray, batch: int = 128) -> np.ndarray:
+            return pairs[:, 1].astype(np.float32)
+
+    numbers = embedder.number_texts(["a", "b", "a", "c"])
+    collection = embedder.Collection([[1]] * 4, [[1]] * 3, np.array([0, 1, 3]), numbers)
+    hits = np.array([[1, 2, 0], [1, 3, 0], [0, 1, 2]])
+    teachers, embedders = teacher.reciprocal_ranks(ByDocument(collection), hits)
+    assert teachers == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert embedders == pytest.approx((1 / 2 + 1 + 0) / 3)
