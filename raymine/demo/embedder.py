@@ -2,8 +2,8 @@
 
 In-batch contrastive learning on two kinds of pairs: the labelled ones of the training half, and for every document of
 the corpus a passage cut out of it against what is left (the inverse cloze task, Lee et al. 2019, arXiv:1906.00300). The
-labels alone gave Recall@10 0.57 on the test half, with the passages (and so three times the steps) 0.62; bm25s as it comes
-has 0.58. One seed each, and settings were chosen on that half.
+labels alone gave Recall@10 0.57 on the test half, with the passages (and so three times the steps) 0.62; bm25s as it
+comes has 0.58. One seed each, and settings were chosen on that half.
 
 Cost: 10 s on one core for 20,000 documents and five epochs. Everything is seeded, and the vocabulary is made so that
 equal texts give equal ids.
