@@ -15,8 +15,8 @@ of late interaction, and training refines that:
 It is a second opinion, not a better ranker. Re-ranking the embedder's 30 best documents for 1,500 test queries that no
 choice was made on, its mean reciprocal rank is 0.401 to the embedder's 0.410 (difference -0.009, 95 % interval -0.027
 to 0.009), and a random document it puts below the positive in 0.96 of the cases, the embedder in 0.99. More queries,
-more random negatives and a width of 128 did not change that. Among only the embedder's best wrong documents it looks far
-better (0.74 to 0.61), but those are the embedder's errors by choice, so that figure says nothing.
+more random negatives and a width of 128 did not change that. Among only the embedder's best wrong documents it looks
+far better (0.74 to 0.61), but those are the embedder's errors by choice, so that figure says nothing.
 
 Training: binary cross-entropy with up to four negatives per positive, so that the sigmoid is a probability, and a share
 of the positive's a threshold that means something.
