@@ -27,7 +27,7 @@ from raymine.config_file import make_config
 DATA = Path(os.environ.get("RAYMINE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FORMATS = ["triplet", "n-tuple", "flagembedding"]
 EXECUTORS = ["local", "ray"]
-K_DENSE, K_BM25 = 20, 20
+K_DENSE, K_BM25 = 12, 12
 SETS = {"scifact": {"rescore": True, "method": "lucene"}, "squad": {"rescore": False, "method": "okapi"}}
 
 
@@ -144,7 +144,7 @@ def test_bm25_is_that_of_one_unsharded_index(mined: Mined) -> None:
     """scifact: bm25s itself over the whole corpus; squad: rank-bm25's BM25Okapi, over the same words."""
     import bm25s
 
-    table, query_ids, doc_ids = _verdicts(mined, every=400)
+    table, query_ids, doc_ids = _verdicts(mined, every=800)
     texts = [mined.auditor.documents[name] for name in doc_ids]
     words = bm25s.tokenize(texts, return_ids=False, show_progress=False)
     queries = [mined.auditor.queries[query_ids[rows[0]["query_row"]]] for rows in table]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,16 +49,18 @@ class CrossEncoderTeacher:
         self.device = inference.device_name(model)
         self._activation: Any = torch.nn.Identity() if config.activation == "raw" else model.activation_fn
         self._prompt = model.prompts.get(model.default_prompt_name)
+        self._tokenizing = threading.Lock()
         self._tokenizer, self._max_length = getattr(model, "tokenizer", None), model.max_seq_length
         self._runner = inference.Runner(model, config.batch_tokens, self._scores)
 
     def tokenize(self, pairs: Sequence[tuple[str, str]]) -> Tokens:
-        """Tokens of n >= 1 (query, document) pairs."""
-        if self._max_length is not None:
-            cut = cut_texts({text for pair in pairs for text in pair}, self._tokenizer, self._max_length)
-            pairs = [(cut.get(query, query), cut.get(text, text)) for query, text in pairs]
-        sizes = np.fromiter((len(query) + len(text) for query, text in pairs), np.int64, len(pairs))
-        return self._runner.tokenize(pairs, sizes, prompt=self._prompt or None)
+        """Tokens of n >= 1 (query, document) pairs. One call at a time: a tokenizer keeps its truncation as state."""
+        with self._tokenizing:
+            if self._max_length is not None:
+                cut = cut_texts({text for pair in pairs for text in pair}, self._tokenizer, self._max_length)
+                pairs = [(cut.get(query, query), cut.get(text, text)) for query, text in pairs]
+            sizes = np.fromiter((len(query) + len(text) for query, text in pairs), np.int64, len(pairs))
+            return self._runner.tokenize(pairs, sizes, prompt=self._prompt or None)
 
     def score(self, tokens: Tokens) -> tuple[NDArray[np.float32], float]:
         """Scores float32 [n], and the seconds that the device was held."""

@@ -143,3 +143,16 @@ def test_texts_far_longer_than_the_model_reads_are_cut_without_a_trace(cross_enc
     cut = cut_texts(texts, model.tokenizer, 16)
     assert set(cut) == set(texts)
     assert all(text.startswith(short) and len(short) < len(text) / 5 for text, short in cut.items())
+
+
+def test_two_calls_at_once_do_not_disturb_each_other(cross_encoder_model: str) -> None:
+    """The bug: cutting texts set the tokenizer's truncation while another call was padding a batch."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    texts = [" ".join(tiny_models.texts(20, seed)) for seed in range(8)]
+    pairs = [(tiny_models.texts(1, seed)[0], texts[seed % 8]) for seed in range(200)]
+    teacher = CrossEncoderTeacher(RescoreConfig(model=cross_encoder_model, max_length=24))
+    expected, _ = teacher.score(teacher.tokenize(pairs))
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(lambda _: teacher.score(teacher.tokenize(pairs))[0], range(12)):
+            np.testing.assert_array_equal(scores, expected)
