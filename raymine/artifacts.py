@@ -148,17 +148,22 @@ class StepResult:
 
 
 class SharedClock:
-    """Shares a worker's time out among the calls it has in flight, so that their sums are the time it was busy."""
+    """Shares a worker's time out among the calls it has in flight, so that their sums are the time it was busy.
 
-    def __init__(self) -> None:
+    Args:
+        setup_s: what it took to get ready (a model loaded, say); falls to the first call.
+    """
+
+    def __init__(self, setup_s: float = 0.0) -> None:
         self._lock = threading.Lock()
+        self._setup_s = setup_s
         self._last = 0.0
         self._shares: dict[str, float] = {}
 
     def start(self, name: str) -> None:
         with self._lock:
             self._share_out()
-            self._shares[name] = 0.0
+            self._shares[name], self._setup_s = self._setup_s, 0.0
 
     def stop(self, name: str) -> float:
         """Seconds that fell to this call."""
@@ -181,8 +186,9 @@ class Work:
 
     def __init__(self, step: Step, workspace: str, run: dict[str, Any]) -> None:
         self.step, self.workspace, self.run = step, workspace, run
+        begin = time.perf_counter()
         self.stage = step.stage(**step.settings)
-        self.clock = SharedClock()
+        self.clock = SharedClock(time.perf_counter() - begin)
 
     def __call__(self, task: Task) -> dict[str, Any]:
         """Runs one task.

@@ -153,6 +153,15 @@ def test_time_in_a_worker_is_shared_out_among_its_calls(monkeypatch: pytest.Monk
     assert clock.stop("c") == 3
 
 
+def test_getting_ready_falls_to_a_workers_first_call() -> None:
+    """Loading a model is paid for too."""
+    clock = SharedClock(setup_s=100.0)
+    clock.start("a")
+    clock.start("b")
+    assert 100 <= clock.stop("a") < 101
+    assert clock.stop("b") < 1
+
+
 def test_the_stage_is_built_only_where_there_is_work(artifacts: Artifacts) -> None:
     """A finished step loads no model."""
 
