@@ -28,12 +28,18 @@ def wordpiece(corpus: list[str] | None = None) -> Any:
     """A `tokenizers.Tokenizer`: lower case, WordPiece trained on `corpus`, the special tokens of BERT."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    vocab_size = 300 if corpus is None else 8000
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(texts(200) if corpus is None else corpus, trainer)
+    corpus, vocab_size = (texts(200), 300) if corpus is None else (corpus, 8000)
+    lower = normalizers.Lowercase()
+    # Named beforehand, pieces of single characters have fixed numbers: the trainer's own order of them is random.
+    alphabet = sorted({character for text in corpus for character in lower.normalize_str(text)} - {" ", "\n", "\t"})
+    named = [*SPECIAL, *alphabet, *(f"##{character}" for character in alphabet)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size + len(named), special_tokens=named, show_progress=False)
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer, trained.pre_tokenizer = lower, pre_tokenizers.BertPreTokenizer()
+    trained.train_from_iterator(corpus, trainer)
+    tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = lower, pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(SPECIAL)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
