@@ -11,7 +11,7 @@ from raymine.models import local_model
 from raymine.pipeline.base import LIGHT, Context, contents, paths, workers
 from raymine.rescore.stage import Rescore
 from raymine.select.prefilter import Prefilter
-from raymine.select.stage import Select
+from raymine.select.stage import Select, Selection
 from raymine.storage import Shard
 from raymine.write.stage import WriteShard
 from raymine.write.texts import FetchTexts
@@ -80,10 +80,17 @@ def select(context: Context, verdicts: list[Shard], teacher_scores: list[Shard] 
         "round": context.number,
         "shard_starts": tables.shard_starts,
     }
+    how = Selection(
+        context.config.select.filters,
+        sample,
+        context.config.seed,
+        context.number,
+        context.facts["sources"],
+        context.config.default_score,
+    )
     settings = {
-        **shared,
-        "sample": sample,
-        "filters": list(context.config.select.filters),
+        "how": how,
+        "shard_starts": tables.shard_starts,
         "teacher_scores": paths(teacher_scores) if teacher_scores is not None else None,
     }
     identity = {

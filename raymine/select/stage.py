@@ -10,7 +10,7 @@ Cost: one query block of verdicts in memory, one sort.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Selection:
     """How a block is selected from.
 
     Args:
-        filters: all of the config's, resolved.
+        filters: all of the config's.
         sample: how negatives are sampled.
         seed: of the config.
         round_number: of the round.
@@ -157,31 +157,16 @@ class Select:
 
     Args:
         teacher_scores: paths of Rescore's files, bucketed by query block; None without a teacher.
-        filters: of the config, all of them.
-        sample: of the config.
-        seed: of the config.
-        round: number of the round.
-        sources: names of the sources, as the verdicts have them.
         shard_starts: first doc_row of each document shard.
-        default_score: what filters and sampling go by unless told.
+        how: filters, sampling and seeds.
     """
 
     VERSION = 1
     calls_in_flight = 1
 
-    def __init__(
-        self,
-        teacher_scores: Sequence[str] | None,
-        filters: Sequence[FilterConfig],
-        sample: SampleConfig,
-        seed: int,
-        round: int,
-        sources: Sequence[str],
-        shard_starts: Sequence[int],
-        default_score: str | None,
-    ) -> None:
+    def __init__(self, teacher_scores: Sequence[str] | None, shard_starts: Sequence[int], how: Selection) -> None:
         self.teacher_scores, self.shard_starts = teacher_scores, shard_starts
-        self.how = Selection(resolved(filters, default_score), sample, seed, round, list(sources), default_score)
+        self.how = replace(how, filters=resolved(how.filters, how.default_score))
 
     def __call__(self, task: Task) -> Record:
         """Selects from block `bucket`: paths `verdicts` (Prefilter's) and `queries`, and `first_row` of the block.

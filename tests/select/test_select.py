@@ -179,13 +179,8 @@ def block(tmp_path):
 def run_stage(folder, out="round", filters=(), **sample):
     stage = Select(
         teacher_scores=[str(folder / "0.arrow"), str(folder / "1.arrow")],
-        filters=list(filters),
-        sample=SampleConfig(**sample),
-        seed=0,
-        round=1,
-        sources=SOURCES,
         shard_starts=[0, 500],
-        default_score="teacher",
+        how=Selection(list(filters), SampleConfig(**sample), 0, 1, SOURCES, "teacher"),
     )
     inputs = {name: str(folder / f"{name}.parquet") for name in ("verdicts", "queries")}
     return stage(Task("k", {"bucket": 2, "first_row": 100, **inputs}, output=str(folder / out / "k")))
