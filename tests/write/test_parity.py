@@ -83,7 +83,7 @@ def test_rows_equal_sentence_transformers(static_model, name, scores, option):
         model,
         corpus=DOCUMENTS,
         num_negatives=4,
-        range_max=NUM_DOCUMENTS - 3,
+        range_max=NUM_DOCUMENTS,
         output_format=name,
         output_scores=scores,
         verbose=False,
