@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from raymine import storage
-from raymine.config import Config, Margin, MaxRelativeScore, MaxScore, MinScore, RankRange, SkipTop
+from raymine.config import Config, FilterConfig
 from raymine.errors import ConfigError
 
 PATH_KEYS = (
@@ -123,10 +123,7 @@ def _explain(detail: Any, where: str) -> str:
     return f"{prefix}: {message}{got}"
 
 
-FILTER_CLASSES = {
-    cls.model_fields["kind"].annotation.__args__[0]: cls  # type: ignore[union-attr]
-    for cls in (MaxScore, MinScore, MaxRelativeScore, Margin, SkipTop, RankRange)
-}
+FILTER_CLASSES = {cls.model_fields["kind"].annotation.__args__[0]: cls for cls in get_args(get_args(FilterConfig)[0])}
 
 
 def _valid_keys(location: list[Any], raw_location: Any) -> list[str]:

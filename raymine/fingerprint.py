@@ -56,11 +56,6 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
-def files_fingerprint(urls: Sequence[str], cache: storage.HashCache) -> str:
-    """Hash of several files' contents, in the order given; their names do not count."""
-    return fingerprint([cache.content_hash(url) for url in urls])
-
-
 def model_files(folder: str) -> list[str]:
     """Relative paths of the files that decide what a model computes: weights, configs, tokenizer, modules."""
     names = [storage.relative(url, folder) for url in storage.list_files(folder)]

@@ -1,8 +1,8 @@
 """Precomputed vectors: rows of a .npy file or of a list column, checked, as numpy matrices.
 
-A .npy file is read by its header and then row range by row range: the same code for local files and URLs, and memory is
-one batch. A vector is wrong if it is missing, of another length than the first, not finite, or zero (it has no cosine,
-and the same dot product with everything).
+A .npy file is memory-mapped where local and read by ranges where remote, a batch of rows at a time. A vector is wrong
+if it is missing, of another length than the first, not finite, or zero (it has no cosine, and the same dot product
+with everything).
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ def npy_header(path: str) -> NpyHeader:
 
 
 @contextmanager
+def _mapped(path: str) -> Iterator[pa.NativeFile]:
+    with pa.memory_map(str(storage.local_path(path))) as file:
+        yield file
+
+
+@contextmanager
 def npy_rows(path: str, begin: int, end: int) -> Iterator[Callable[[int], Matrix]]:
     """Opens rows `begin` to `end` of a .npy file.
 
@@ -74,7 +80,8 @@ def npy_rows(path: str, begin: int, end: int) -> Iterator[Callable[[int], Matrix
         A function that gives the next n rows (fewer at the end) as float16 or float32 [n, dim].
     """
     header = npy_header(path)
-    with storage.opened(path) as file:
+    opened = _mapped(path) if storage.is_local(path) else storage.opened(path)
+    with opened as file:
         file.seek(header.offset + begin * header.row_bytes)
         left = end - begin
 

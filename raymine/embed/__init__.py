@@ -5,6 +5,4 @@ from raymine.embed.precomputed import StoreVectors
 from raymine.embed.sentence_transformer import Description, describe
 from raymine.embed.stage import DescribeEmbedder, EmbedShard
 
-STAGES = {"sentence_transformer": EmbedShard, "precomputed": StoreVectors}
-
-__all__ = ["STAGES", "DescribeEmbedder", "Description", "EmbedShard", "Encoder", "StoreVectors", "describe"]
+__all__ = ["DescribeEmbedder", "Description", "EmbedShard", "Encoder", "StoreVectors", "describe"]

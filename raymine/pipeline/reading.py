@@ -172,7 +172,7 @@ def _read_run(context: Context, num_buckets: int) -> list[Shard]:
     if config is None:
         return []
     settings = {"num_buckets": num_buckets, "k": config.k}
-    inputs = {"path": config.path, "queries": paths(tables.queries), "first_rows": tables.block_starts}
+    inputs = {"path": config.path, "queries": paths(tables.queries)}
     identity = {**settings, "run": context.cache.content_hash(config.path), "queries": contents(tables.queries)}
     step = Step("read_run", ReadRun, settings, identity, [Task("run", inputs)], LIGHT, unit="hits")
     return context.run(step).shards

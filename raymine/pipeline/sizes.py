@@ -2,8 +2,8 @@
 
     documents in a part = SHARE x budget / bytes per document
 
-A part's arrays take a quarter of the budget. The rest is for what stands beside them: libraries and their code (torch
-alone is about 0.4 GB), the block of queries being searched, scores of one tile, buffers of reading and writing.
+A part's arrays take a quarter of the budget. The rest is for what stands beside them: libraries and their code, the
+block of queries being searched, scores of one tile, buffers of reading and writing.
 
     dense   the part's vectors as float32: 4 x dim bytes a document
     bm25    postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct terms),

@@ -4,6 +4,4 @@ from raymine.rescore.base import Teacher
 from raymine.rescore.cross_encoder import CrossEncoderTeacher, check
 from raymine.rescore.stage import Rescore
 
-TEACHERS = {"cross_encoder": CrossEncoderTeacher}
-
-__all__ = ["TEACHERS", "CrossEncoderTeacher", "Rescore", "Teacher", "check"]
+__all__ = ["CrossEncoderTeacher", "Rescore", "Teacher", "check"]

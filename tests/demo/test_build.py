@@ -151,3 +151,15 @@ def test_reciprocal_ranks_count_misses_and_copies() -> None:
     teachers, embedders = teacher.reciprocal_ranks(ByDocument(collection), hits)
     assert teachers == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert embedders == pytest.approx((1 / 2 + 1 + 0) / 3)
+
+
+def test_the_command_mines_the_whole_way(built: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    """`raymine demo` on a small folder that is there already: it mines, and shows examples and the cost."""
+    from raymine.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", str(built[0])])
+    output = capsys.readouterr().out
+    assert not ended.value.code
+    for text in ("negatives:", "What it cost", "rescore", "3 examples", "positive  ", "See why: raymine inspect"):
+        assert text in output

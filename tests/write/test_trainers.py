@@ -96,3 +96,33 @@ def test_cross_encoders_train(tmp_path, cross_encoder_model, name, scores, loss)
         loss=getattr(losses, loss)(model),
     )
     assert math.isfinite(trainer.train().training_loss)
+
+
+def test_flagembedding_lines_train(tmp_path, static_model):
+    """As FlagEmbedding's own data set reads a line: the query, one positive, a group of negatives."""
+    import datasets
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+        losses,
+    )
+
+    case = Case(0, n=NUM_NEGATIVES, gaps=False)
+    tables = training_rows(case.block(), FORMATS["flagembedding"], "teacher", Counts())
+    path = write_rows(str(tmp_path / "shard"), FORMATS["flagembedding"], tables).path
+    loaded = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+    groups = [
+        {"query": row["query"], "pos": row["pos"][0], **{f"neg_{i}": text for i, text in enumerate(row["neg"])}}
+        for row in loaded
+        if len(row["neg"]) == NUM_NEGATIVES
+    ]
+    assert groups and all(len(row["neg"]) == len(row["neg_scores"]) for row in loaded)
+    model = SentenceTransformer(static_model, device="cpu")
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments(SentenceTransformerTrainingArguments, tmp_path / "out"),
+        train_dataset=datasets.Dataset.from_list(groups),
+        loss=losses.MultipleNegativesRankingLoss(model),
+    )
+    assert math.isfinite(trainer.train().training_loss)
