@@ -57,7 +57,7 @@ def test_the_commands_are_known() -> None:
 
 
 def test_make_demo_and_make_test_are_what_they_say() -> None:
-    """They set up, then run the demo (which tests/demo runs) and this very suite."""
+    """They set up, then run the demo (whole in `make test-slow`) and this very suite."""
     assert "raymine demo" in run("make -n demo", ROOT)
     dry = run("make -n test", ROOT)
     assert "pytest" in dry and "mypy" in dry and "ruff check" in dry
