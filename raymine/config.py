@@ -145,8 +145,9 @@ class IndexConfig(Section):
         kind: exact, ivfpq, or auto (exact below `auto_exact_documents`).
         auto_exact_documents: largest corpus that auto searches exactly.
         nlist: coarse centroids; null: 4 sqrt(n), at most n / 39.
-        nprobe: centroids searched per query.
-        overfetch: hits fetched by codes per hit kept after exact re-scoring.
+        recall_target: share of the exact hits that ivfpq is to find; nprobe and overfetch are chosen by measuring it.
+        nprobe: centroids searched per query; null: chosen.
+        overfetch: hits fetched by codes per hit kept after exact re-scoring; null: chosen.
         code_dims: vector dimensions per 4-bit code.
         train_documents: documents sampled for training at most.
     """
@@ -154,9 +155,10 @@ class IndexConfig(Section):
     kind: Literal["auto", "exact", "ivfpq"] = "auto"
     auto_exact_documents: int = Field(default=2_000_000, ge=1)
     nlist: int | None = Field(default=None, ge=1)
-    nprobe: int = Field(default=64, ge=1)
-    overfetch: int = Field(default=4, ge=1)
-    code_dims: int = Field(default=4, ge=1)
+    recall_target: float = Field(default=0.95, gt=0, le=1)
+    nprobe: int | None = Field(default=None, ge=1)
+    overfetch: int | None = Field(default=None, ge=1)
+    code_dims: int = Field(default=2, ge=1)
     train_documents: int = Field(default=500_000, ge=1)
 
 

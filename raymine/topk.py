@@ -134,9 +134,25 @@ def gathered_scores(
     """
     scores = np.empty(len(query_index), np.float32)
     step = max(1, PAIR_CHUNK_ELEMENTS // max(1, queries.shape[1]))
+    sides = [_widened(side) if len(side) <= len(scores) else side for side in (queries, docs)]
     for begin in range(0, len(scores), step):
         chunk = slice(begin, begin + step)
-        left = queries[query_index[chunk]].astype(np.float64)
-        right = docs[doc_index[chunk]].astype(np.float64)
+        left, right = _widened(sides[0][query_index[chunk]]), _widened(sides[1][doc_index[chunk]])
         scores[chunk] = np.einsum("ij,ij->i", left, right)
     return scores
+
+
+def _widened(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """float16, float32 or float64 vectors as float64, without loss.
+
+    A float16 goes by way of its bits, twice as fast as by numpy's conversion: as those of a float32 they are the number
+    times 2**-112, subnormal ones too.
+    """
+    if vectors.dtype != np.float16:
+        return vectors.astype(np.float64, copy=False)
+    bits = vectors.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= np.int32(-0x70000001)  # the sign was extended over the exponent's upper bits
+    single = bits.view(np.float32)
+    single *= np.float32(2.0**112)
+    return single.astype(np.float64)

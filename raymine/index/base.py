@@ -19,29 +19,19 @@ from raymine import schemas, storage
 from raymine.vectors import Matrix, read_vectors
 
 
-def load_part(
-    paths: Sequence[str], first_rows: Sequence[int], pad_to: int = 0
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Reads the vectors of a part, one shard at a time into one matrix.
+def load_chunk(paths: Sequence[str], first_rows: Sequence[int]) -> tuple[NDArray[np.int64], Matrix]:
+    """Reads the vectors of consecutive shards into one matrix.
 
     Args:
-        paths: embeddings files of the part's shards.
+        paths: embeddings files.
         first_rows: doc_row of the first row of each shard.
-        pad_to: dimensions of the result; zeros are added where the vectors have fewer.
 
     Returns:
-        int64 [n] doc_rows, ascending, and float32 [n, max(dim, pad_to)].
+        int64 [n] doc_rows, ascending, and float16 or float32 [n, dim], as stored.
     """
-    num_rows = [num_vectors(path) for path in paths]
-    doc_rows = np.empty(sum(num_rows), np.int64)
-    matrix = np.zeros((sum(num_rows), max(dim_of(paths[0]), pad_to)), np.float32)
-    begin = 0
-    for path, first_row, count in zip(paths, first_rows, num_rows, strict=True):
-        vectors = read_vectors(path)
-        doc_rows[begin : begin + count] = vectors.rows + first_row
-        matrix[begin : begin + count, : vectors.matrix.shape[1]] = vectors.matrix
-        begin += count
-    return doc_rows, matrix
+    shards = [read_vectors(path) for path in paths]
+    doc_rows = np.concatenate([shard.rows + first for shard, first in zip(shards, first_rows, strict=True)])
+    return doc_rows, shards[0].matrix if len(shards) == 1 else np.concatenate([shard.matrix for shard in shards])
 
 
 def padded(vectors: Matrix, dim: int) -> NDArray[np.float32]:
@@ -73,6 +63,11 @@ def hits_table(
     return pa.Table.from_arrays([pa.array(c) for c in (query_rows, doc_rows, ranks, scores)], schema=schemas.HITS)
 
 
+def num_threads() -> int:
+    """Threads that this process may use, as its executor has set them."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
 def load_faiss() -> Any:
     """The faiss module, with this process's thread count set for the calling thread.
 
@@ -80,6 +75,5 @@ def load_faiss() -> Any:
     """
     import faiss
 
-    if threads := os.environ.get("OMP_NUM_THREADS"):
-        faiss.omp_set_num_threads(int(threads))
+    faiss.omp_set_num_threads(num_threads())
     return faiss

@@ -37,6 +37,7 @@ from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.config import Bm25Config
 from raymine.index import bm25_scores
+from raymine.index.base import num_threads
 from raymine.index.bm25_scores import OKAPI, Part, Postings, Scorer, Statistics, make_part
 from raymine.index.bm25_text import Tokenizer, Words, load_stemmer
 from raymine.topk import ranks_within
@@ -272,7 +273,8 @@ class SearchBm25:
     """Finds the best documents of every query in one part.
 
     inputs: {"terms": [...], "postings": [...], "lengths": [...], "first_rows": [...]}, one entry per shard of the part,
-    consecutive shards in order. output: HITS bucketed by query block, ranks within the part.
+    consecutive shards in order; {"blocks": [first, end]}, the query blocks to search for. output: HITS, a bucket for
+    each of those, ranks within the part. Queries of a block are shared out to as many threads as the worker has.
     Memory: 8 bytes per posting of the part, and 8 k bytes per query of one block.
 
     Args:
@@ -280,29 +282,29 @@ class SearchBm25:
         statistics: path of Bm25Statistics' output.
         query_terms: path of QueryTerms' second output.
         block_starts: query_row of each block's first query.
-        num_threads: queries of a block are shared out to so many threads; no effect on the result.
     """
 
     VERSION = 1
     calls_in_flight = 1
 
-    def __init__(
-        self, config: Bm25Config, statistics: str, query_terms: str, block_starts: Sequence[int], num_threads: int = 1
-    ) -> None:
+    def __init__(self, config: Bm25Config, statistics: str, query_terms: str, block_starts: Sequence[int]) -> None:
         bm25_scores.check(config)
         self.scorer = Scorer(config, read_statistics(statistics))
-        self.query_terms, self.block_starts, self.num_threads = query_terms, block_starts, num_threads
+        self.query_terms, self.block_starts = query_terms, block_starts
 
     def __call__(self, task: Task) -> Record:
         paths = [task.inputs[name] for name in ("terms", "postings", "lengths")]
         part = make_part(self.scorer, self._frequencies(paths[0]), map(read_postings, *paths))
         first_rows = np.repeat(np.asarray(task.inputs["first_rows"], np.int64), part.shard_sizes)
         doc_rows = first_rows + ranks_within(first_rows)
-        hits = (
-            search_block(self.scorer, part, storage.read_bucket(self.query_terms, block), doc_rows, self.num_threads)
-            for block in range(len(self.block_starts))
+        threads = num_threads()
+        tables = (
+            at_query_row(
+                search_block(self.scorer, part, storage.read_bucket(self.query_terms, block), doc_rows, threads),
+                self.block_starts[block],
+            )
+            for block in range(*task.inputs["blocks"])
         )
-        tables = (at_query_row(table, first) for table, first in zip(hits, self.block_starts, strict=True))
         shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, tables)
         return Record(outputs=[shard], rows_in=len(doc_rows), rows_out=shard.num_rows)
 
@@ -312,7 +314,7 @@ class SearchBm25:
 
 
 def search_block(
-    scorer: Scorer, part: Part, queries: pa.Table, doc_rows: NDArray[np.int64], num_threads: int = 1
+    scorer: Scorer, part: Part, queries: pa.Table, doc_rows: NDArray[np.int64], threads: int = 1
 ) -> pa.Table:
     """HITS of one block of queries in one part, query_row relative to the block.
 
@@ -321,7 +323,7 @@ def search_block(
         part: from `make_part` with that scorer.
         queries: QUERY_TERMS.
         doc_rows: int64, ascending, doc_row of each document of the part.
-        num_threads: see SearchBm25.
+        threads: queries are shared out to so many; no effect on the result.
     """
     from raymine.index.bm25_search_kernel import search
 
@@ -331,8 +333,8 @@ def search_block(
     terms = np.array(queries["term_id"].to_numpy())
     k = min(scorer.config.k, part.num_documents)
     lists = (part.term_starts, part.documents, part.weights, scorer.absent, part.num_documents, k)
-    cuts = np.linspace(0, num_queries, num_threads + 1).astype(int).tolist()
-    with ThreadPoolExecutor(num_threads) as pool:
+    cuts = np.linspace(0, num_queries, threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
         waiting = [pool.submit(search, terms, starts[a : b + 1], *lists) for a, b in pairwise(cuts)]
         found = [future.result() for future in waiting]
     counts, documents, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))

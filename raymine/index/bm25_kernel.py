@@ -1,36 +1,22 @@
 """The compiled loops of BM25: splitting text into words, counting them, scoring queries.
 
-Imported only when BM25 runs: numba takes a second to import. Machine code is cached beside this file (or in the user's
-cache folder), so only the first process that ever runs a loop compiles it (a few seconds each).
-
-All loops release the interpreter lock and use one thread; callers run several at once on slices of the queries.
+Imported only when BM25 runs: numba takes a second to import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from raymine.index.compiled import compiled
 
 HASH_START = np.uint64(0xCBF29CE484222325)  # FNV-1a, by code point
 HASH_FACTOR = np.uint64(0x100000001B3)
 HASH_SHIFT = np.uint64(32)
 FIRST_SLOTS = 1 << 14  # of the table of words, which is at most half full
 BYTES_PER_WORD = 6  # of English; decides only how much room is made at first
-
-
-def compiled(function: Function) -> Function:
-    """Compiles a function without the interpreter lock, cached on disk where any cache folder can be written."""
-    try:
-        made: Function = njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba finds no folder to write to
-        made = njit(nogil=True)(function)
-    return made
 
 
 @compiled

@@ -1,22 +1,30 @@
-"""Exact search of one part: a float32 matrix product finds what may be among the k best, float64 decides.
+"""Exact search: a low-precision matrix product finds what may be among the k best, float64 decides.
 
-For tiles of queries and documents: scores by one matrix product; a document stays in the race if its score reaches the
-query's threshold, which is the running k-th best score less twice the error of the product. Whenever enough has
-gathered, it is compacted to what still reaches the (now higher) threshold. In the end the survivors, k per query and a
-few, get their final score from topk.gathered_scores and are cut by topk.merge_topk.
+Documents are taken in chunks that fit in memory, once each; queries in tiles. A tile is multiplied with the chunk by
+index.first_pass, whose products are off by no more than a bound; index.race keeps those that may still belong to the k
+best so far. At the end of a chunk the survivors, k per query and a few, get their final score from
+topk.gathered_scores and are merged with the hits of the chunks before by topk.merge_topk; the k-th best score is where
+the next chunk's threshold begins.
 
-So the hits, their order and the bits of their scores depend neither on the tiles, nor on the number of threads or the
-kernels of the BLAS, nor on how documents are split into shards and parts. Identical vectors tie exactly and are told
-apart by doc_row; when so many tie that the survivors do not shrink, they are decided by their final scores on the way.
+So the hits, their order and the bits of their scores depend neither on tiles and chunks, nor on the number of threads,
+the precision of the products or the kernels of the BLAS, nor on how documents are split into shards and parts.
+Identical vectors tie exactly and are told apart by doc_row; when so many tie that the survivors do not shrink, they are
+decided by their final scores on the way.
 
-Cost: 2 q n dim operations in the BLAS, one pass over the scores while they are in cache, and per query about
-k (1 + ln(n / DOCS_PER_TILE)) survivors. Memory: the part in float32, one query block, one tile.
+Cost: 2 q n dim operations in the BLAS, one pass over the products while they are in cache, and per query and chunk some
+k / (number of the chunk) final scores. Memory: a chunk as stored and as rounded, the queries as both, 12 bytes per
+hit, and a tile of products per thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,194 +32,264 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.index.base import hits_table, load_part
-from raymine.topk import gathered_scores, merge_topk, score_of, score_order
-from raymine.vectors import Matrix, VectorBlocks
+from raymine.index.base import hits_table, load_chunk, num_threads, num_vectors
+from raymine.index.first_pass import BFLOAT16_ROUNDOFF, Rounded, errors, fastest, make_buffers, products, rounded
+from raymine.topk import gathered_scores, merge_topk
+from raymine.vectors import Matrix, Vectors, read_vectors
 
-# 8 MB of scores. Of tiles between 256 x 4096 and 1024 x 8192 none was faster by more than 5 % (200,000 documents and
-# 2,000 queries of 256 dimensions, k 100, one core: 2.2 s, 85 % of it in the product; faiss IndexFlatIP 1.9 s).
+if TYPE_CHECKING:
+    import torch
+
 QUERIES_PER_TILE = 512
 DOCS_PER_TILE = 4096
-# Half the distance from 1 to the next float32: the largest relative error of one rounding.
-UNIT_ROUNDOFF = 2.0**-24
-# Survivors per query are allowed to reach 2 k and this before they are compacted.
-SLACK = 64
+NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+
+Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 
 
-def product_error(dim: int, query_norms: NDArray[np.float64], doc_norm: float) -> NDArray[np.float32]:
-    """How far a float32 inner product may be from the rounded exact one, whatever the order of its sums.
-
-    |fl(q.d) - q.d| <= dim u / (1 - dim u) |q| |d| (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and
-    one more rounding for the exact score; 1 % on top covers the rounding of the bound itself.
+@dataclass(frozen=True)
+class Chunk:
+    """Documents in memory.
 
     Args:
-        dim: length of the vectors.
-        query_norms: float64 [q].
-        doc_norm: largest norm of a document.
-
-    Returns:
-        float32 [q].
+        doc_rows: int64 [n], ascending.
+        matrix: float16 or float32 [n, dim].
+        rounded: the same for the first pass.
     """
-    relative = (dim + 1) * UNIT_ROUNDOFF / (1 - (dim + 1) * UNIT_ROUNDOFF)
-    return (1.01 * relative * doc_norm * query_norms).astype(np.float32)
+
+    doc_rows: NDArray[np.int64]
+    matrix: Matrix
+    rounded: Rounded
+
+
+@dataclass
+class Tile:
+    """Some queries, and their k best of the chunks so far.
+
+    Args:
+        matrix: float16 or float32 [q, dim].
+        rounded: the same for the first pass.
+        hits: query index in the tile, doc_row, rank and final score, by (query, rank).
+    """
+
+    matrix: Matrix
+    rounded: Rounded
+    hits: Hits = field(default=NOTHING)
+
+    def kth_scores(self, k: int) -> NDArray[np.float64]:
+        """The k-th best score of each query, float64 [q]; -inf where there are fewer."""
+        query_index, _, ranks, scores = self.hits
+        kth = np.full(len(self.matrix), -np.inf)
+        last = ranks == k - 1
+        kth[query_index[last]] = scores[last]
+        return kth
+
+
+class Search:
+    """The k best of chunks of documents for all queries.
+
+    Args:
+        queries: float16 or float32 [q, dim], finite.
+        k: hits per query.
+        precision: of the first pass, bfloat16 or float32; None: the faster one.
+    """
+
+    def __init__(self, queries: Matrix, k: int, precision: str | None = None) -> None:
+        self.k, self.precision = k, precision or fastest()
+        whole = rounded(queries, self.precision)
+        borders = [(begin, begin + QUERIES_PER_TILE) for begin in range(0, len(queries), QUERIES_PER_TILE)]
+        self.tiles = [Tile(queries[begin:end], whole.rows(begin, end)) for begin, end in borders]
+
+    def add(self, doc_rows: NDArray[np.int64], matrix: Matrix) -> None:
+        """Searches a chunk.
+
+        Args:
+            doc_rows: int64 [n], ascending, none of them seen before.
+            matrix: float16 or float32 [n, dim], finite.
+        """
+        if not len(matrix) or not self.tiles:
+            return
+        chunk = Chunk(doc_rows, matrix, rounded(matrix, self.precision))
+        threads = min(num_threads(), len(self.tiles))
+        buffers: SimpleQueue[tuple[torch.Tensor, torch.Tensor]] = SimpleQueue()
+        for _ in range(threads):
+            buffers.put(make_buffers(self.precision, QUERIES_PER_TILE * min(DOCS_PER_TILE, len(matrix))))
+
+        def search(tile: Tile) -> None:
+            buffer = buffers.get()
+            tile.hits = search_tile(tile, chunk, self.k, buffer)
+            buffers.put(buffer)
+
+        with one_torch_thread(), ThreadPoolExecutor(threads) as pool:
+            list(pool.map(search, self.tiles))
+
+    def hits(self) -> Iterator[Hits]:
+        """Of each tile: query indexes (of all queries), doc_rows, ranks and final scores, by (query, rank)."""
+        for number, tile in enumerate(self.tiles):
+            query_index, doc_rows, ranks, scores = tile.hits
+            yield query_index + number * QUERIES_PER_TILE, doc_rows, ranks, scores
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread per product: tiles are searched side by side, each from its product to its hits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor]) -> Hits:
+    """The k best of a tile's hits and a chunk."""
+    race = Race(tile, chunk, k)
+    for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
+        docs = chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
+        race.offer(products(tile.rounded, docs, buffers), begin)
+    query_index, doc_index = race.survivors()
+    scores = gathered_scores(tile.matrix, chunk.matrix, query_index, doc_index)
+    known_index, known_rows, _, known_scores = tile.hits
+    return merge_topk(
+        np.concatenate([known_index, query_index]),
+        np.concatenate([known_rows, chunk.doc_rows[doc_index]]),
+        np.concatenate([known_scores, scores]),
+        k,
+    )
 
 
 class Race:
-    """The documents that may still be among the k best of each query of a tile.
+    """The documents of a chunk that may still be among the k best of each query of a tile.
 
     Args:
-        queries: float32 [q, dim].
-        docs: float32 [n, dim], all documents of the part.
+        tile: the queries, and their hits so far.
+        chunk: the documents.
         k: hits per query.
-        error: float32 [q], how far an offered score may be from the final one.
     """
 
-    def __init__(
-        self, queries: NDArray[np.float32], docs: NDArray[np.float32], k: int, error: NDArray[np.float32]
-    ) -> None:
-        self.queries, self.docs, self.k, self.error = queries, docs, k, error
-        self.threshold = np.full(len(queries), -np.inf, np.float32)
-        self.limit = len(queries) * (2 * k + SLACK)
-        self.pending: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
-        self.num_pending = 0
+    def __init__(self, tile: Tile, chunk: Chunk, k: int) -> None:
+        from raymine.index.race import BLOCK, thresholds_below
 
-    def offer(self, scores: NDArray[np.float32], first_doc: int) -> None:
-        """Takes in the scores of all queries against consecutive documents.
+        self.tile, self.chunk, self.k = tile, chunk, k
+        self.errors = errors(tile.rounded, chunk.rounded)
+        num_queries, capacity = len(tile.matrix), 2 * k + 2 * BLOCK
+        self.keys = np.empty((num_queries, capacity), np.int16)
+        self.docs = np.empty((num_queries, capacity), np.int32)
+        self.sizes = np.zeros(num_queries, np.int64)
+        self.thresholds = thresholds_below(tile.kth_scores(k), self.errors, BFLOAT16_ROUNDOFF)
+
+    def offer(self, bits: NDArray[np.int16], first_doc: int) -> None:
+        """Takes in the products of all queries with consecutive documents.
 
         Args:
-            scores: float32 [q, m].
-            first_doc: index of the first of the m documents.
+            bits: int16 [q, n], of bfloat16.
+            first_doc: index in the chunk of the first of the n documents.
         """
-        width = scores.shape[1]
-        if not self.num_pending and width > self.k:
-            # The first tile sets a first threshold, or else all of it would survive.
-            kth = np.partition(scores, width - self.k, axis=1)[:, width - self.k]
-            self._raise_threshold(kth)
-        found = np.flatnonzero(scores >= self.threshold[:, None])
-        query_index, doc_index = np.divmod(found, width)
-        self.pending.append((query_index, doc_index + first_doc, scores.reshape(-1)[found]))
-        self.num_pending += len(found)
-        if self.num_pending > self.limit:
-            self._compact()
+        from raymine.index.race import offer
 
-    def finish(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-        """The k best of each query: query and document indices, ranks and final scores, by (query, rank)."""
-        self._compact()
-        query_index, doc_index, _ = self._gathered()
-        final = gathered_scores(self.queries, self.docs, query_index, doc_index)
-        return merge_topk(query_index, doc_index, final, self.k)
+        row, column = 0, 0
+        while row < len(bits):
+            row, column = offer(
+                bits, first_doc, self.k, self.errors, BFLOAT16_ROUNDOFF,
+                self.keys, self.docs, self.sizes, self.thresholds, row, column,
+            )  # fmt: skip
+            if row < len(bits):
+                self._decide(row)
 
-    def _raise_threshold(self, kth: NDArray[np.float32]) -> None:
-        # k documents have a final score of at least kth - error. One whose offered score is below kth - 2 error has a
-        # final one below that: it is out, whatever its doc_row.
-        self.threshold = np.maximum(self.threshold, np.nextafter(kth - 2 * self.error, np.float32(-np.inf)))
+    def survivors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What is left: query indexes in the tile and document indexes in the chunk, int64 [n] each."""
+        from raymine.index.race import shrink_all
 
-    def _gathered(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        columns = [np.concatenate(column) for column in zip(*self.pending, strict=True)]
-        return columns[0], columns[1], columns[2]
+        shrink_all(self.k, self.errors, BFLOAT16_ROUNDOFF, self.keys, self.docs, self.sizes, self.thresholds)
+        in_use = np.arange(self.docs.shape[1]) < self.sizes[:, None]
+        return np.nonzero(in_use)[0], self.docs[in_use].astype(np.int64)
 
-    def _keep(self, query_index: NDArray[np.int64], doc_index: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
-        self.pending, self.num_pending = [(query_index, doc_index, scores)], len(scores)
+    def _decide(self, row: int) -> None:
+        """Keeps the k best of a query by their final scores: its products are too close to be told apart."""
+        from raymine.index.race import thresholds_below
 
-    def _compact(self) -> None:
-        """Raises the threshold to the k-th best pending score and drops what no longer reaches it."""
-        query_index, doc_index, scores = self._gathered()
-        self._raise_threshold(kth_best(query_index, scores, self.k, len(self.queries)))
-        kept = scores >= self.threshold[query_index]
-        query_index, doc_index, scores = query_index[kept], doc_index[kept], scores[kept]
-        if len(scores) > self.limit // 2:
-            # Ties, or scores closer than the error: only the final scores can tell these apart.
-            scores = gathered_scores(self.queries, self.docs, query_index, doc_index)
-            query_index, doc_index, _, scores = merge_topk(query_index, doc_index, scores, self.k)
-        self._keep(query_index, doc_index, scores)
+        docs = self.docs[row, : self.sizes[row]].astype(np.int64)
+        scores = gathered_scores(self.tile.matrix, self.chunk.matrix, np.full(len(docs), row), docs)
+        best = np.lexsort((docs, -scores))[: self.k]
+        self.keys[row, : len(best)], self.docs[row, : len(best)] = self.keys[row, best], docs[best]
+        self.sizes[row] = len(best)
+        kth, error = scores[best[-1:]].astype(np.float64), self.errors[row : row + 1]
+        self.thresholds[row] = max(self.thresholds[row], thresholds_below(kth, error, BFLOAT16_ROUNDOFF)[0])
 
 
-def kth_best(groups: NDArray[np.int64], scores: NDArray[np.float32], k: int, num_groups: int) -> NDArray[np.float32]:
-    """The k-th best score of each group; -inf for groups with fewer than k.
-
-    Args:
-        groups: int64 [n], in 0 .. num_groups - 1, in any order.
-        scores: float32 [n], finite.
-        k: from 1.
-        num_groups: length of the result.
-
-    Returns:
-        float32 [num_groups].
-    """
-    keys = np.sort((groups << 32) + score_order(scores))
-    counts = np.bincount(groups, minlength=num_groups)
-    starts = np.cumsum(counts) - counts
-    full = np.flatnonzero(counts >= k)
-    best = np.full(num_groups, -np.inf, np.float32)
-    best[full] = score_of(keys[starts[full] + k - 1] - (full << 32))
-    return best
-
-
-def search(
-    queries: Matrix, docs: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+def search(queries: Matrix, docs: Matrix, k: int, precision: str | None = None) -> Hits:
     """The k documents of highest inner product for each query; ties go to the lower index.
 
     Args:
         queries: float16 or float32 [q, dim], finite.
-        docs: float32 [n, dim], finite.
+        docs: float16 or float32 [n, dim], finite.
         k: hits per query; all n where n < k.
+        precision: of the first pass, bfloat16 or float32; None: the faster one. It does not change the result.
 
     Returns:
         int64 query indices, int64 document indices, int32 ranks, float32 scores, sorted by (query, rank).
     """
-    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-    if not len(queries) or not len(docs):
-        return empty
-    doc_norm = max(float(np.linalg.norm(tile, axis=1).max()) for tile in _tiles(docs, DOCS_PER_TILE))
-    buffer = np.empty(QUERIES_PER_TILE * min(DOCS_PER_TILE, len(docs)), np.float32)
-    found = []
-    for first, tile in enumerate(_tiles(queries, QUERIES_PER_TILE)):
-        single = tile.astype(np.float32)
-        error = product_error(docs.shape[1], np.linalg.norm(tile.astype(np.float64), axis=1), doc_norm)
-        race = Race(single, docs, k, error)
-        for number, doc_tile in enumerate(_tiles(docs, DOCS_PER_TILE)):
-            scores = buffer[: len(single) * len(doc_tile)].reshape(len(single), len(doc_tile))
-            race.offer(np.matmul(single, doc_tile.T, out=scores), number * DOCS_PER_TILE)
-        query_index, *hits = race.finish()
-        found.append((query_index + first * QUERIES_PER_TILE, *hits))
-    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    found = Search(queries, k, precision)
+    found.add(np.arange(len(docs)), docs)
+    columns = [np.concatenate(column) for column in zip(NOTHING, *found.hits(), strict=True)]
     return columns[0], columns[1], columns[2], columns[3]
 
 
-def _tiles(matrix: Any, size: int) -> Iterator[Any]:
-    return (matrix[begin : begin + size] for begin in range(0, len(matrix), size))
-
-
 class SearchExact:
-    """Searches one part for all query blocks.
+    """Searches the documents of one part for some query blocks.
 
     Args:
         query_vectors: embeddings file of each query block.
         block_starts: query_row of the first query of each block.
         k: hits per query.
+        chunk_documents: documents in memory at a time, in whole shards, one at least.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
-    def __init__(self, query_vectors: list[str], block_starts: list[int], k: int) -> None:
-        self.queries, self.block_starts, self.k = VectorBlocks(query_vectors), block_starts, k
+    def __init__(self, query_vectors: Sequence[str], block_starts: Sequence[int], k: int, chunk_documents: int) -> None:
+        self.query_vectors, self.block_starts = query_vectors, block_starts
+        self.k, self.chunk_documents = k, chunk_documents
 
     def __call__(self, task: Task) -> Record:
-        """Writes the part's hits, bucketed by query block.
+        """Writes the part's hits, a bucket for each of the query blocks.
 
         Args:
-            task: inputs vectors (embeddings files of the part's shards) and first_rows (doc_row where each begins).
+            task: inputs vectors (embeddings files of the part's shards), first_rows (doc_row where each begins) and
+                blocks (first query block, and the one after the last).
         """
-        paths = task.inputs["vectors"]
-        doc_rows, docs = load_part(paths, task.inputs["first_rows"])
-        tables = (self._search_block(block, doc_rows, docs) for block in range(len(self.queries)))
-        shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, tables)
-        return Record([shard], rows_in=len(doc_rows), rows_out=shard.num_rows, bytes_in=docs.nbytes)
+        numbers = range(*task.inputs["blocks"])
+        blocks = [read_vectors(self.query_vectors[number]) for number in numbers]
+        found = Search(np.concatenate([block.matrix for block in blocks]), self.k)
+        num_documents = num_bytes = 0
+        for doc_rows, matrix in self._chunks(task):
+            found.add(doc_rows, matrix)
+            num_documents, num_bytes = num_documents + len(doc_rows), num_bytes + matrix.nbytes
+        starts = [self.block_starts[number] for number in numbers]
+        shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, _by_block(found, blocks, starts))
+        return Record([shard], rows_in=num_documents, rows_out=shard.num_rows, bytes_in=num_bytes)
 
-    def _search_block(self, block: int, doc_rows: NDArray[np.int64], docs: NDArray[np.float32]) -> pa.Table:
-        queries = self.queries[block]
-        query_index, doc_index, ranks, scores = search(queries.matrix, docs, self.k)
-        query_rows = queries.rows[query_index] + self.block_starts[block]
-        return hits_table(query_rows, doc_rows[doc_index], ranks, scores)
+    def _chunks(self, task: Task) -> Iterator[tuple[NDArray[np.int64], Matrix]]:
+        paths, first_rows = task.inputs["vectors"], task.inputs["first_rows"]
+        begin, size = 0, 0
+        for number, path in enumerate(paths):
+            count = num_vectors(path)
+            if number > begin and size + count > self.chunk_documents:
+                yield load_chunk(paths[begin:number], first_rows[begin:number])
+                begin, size = number, 0
+            size += count
+        yield load_chunk(paths[begin:], first_rows[begin:])
+
+
+def _by_block(found: Search, blocks: Sequence[Vectors], starts: Sequence[int]) -> Iterator[pa.Table]:
+    """HITS of each query block from the hits of all their queries."""
+    query_rows = np.concatenate([block.rows + start for block, start in zip(blocks, starts, strict=True)])
+    hits = [np.concatenate(column) for column in zip(NOTHING, *found.hits(), strict=True)]
+    ends = np.cumsum([len(block.rows) for block in blocks])
+    borders = np.searchsorted(hits[0], [0, *ends])
+    for begin, end in pairwise(borders):
+        query_index, doc_rows, ranks, scores = (column[begin:end] for column in hits)
+        yield hits_table(query_rows[query_index], doc_rows, ranks, scores)

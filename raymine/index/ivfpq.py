@@ -9,16 +9,14 @@ Quicker ADC, 2019, for the fast scan). Codes' scores are coarse: over-fetched hi
 Half of all queries tie at their last hit, since fast scan sums 8-bit table entries: ties are decided by doc_row, and
 where they reach beyond what was fetched, more is fetched.
 
-Cost: training is k-means on the sample, O(sample nlist dim) operations for each of 10 rounds; a part is built by one
-assignment of its documents, held one shard at a time, and takes dim / code_dims / 2 + 8 bytes per document; a query
-scans nprobe / nlist of the codes.
+Cost: training is k-means on the sample, O(sample nlist dim) operations for each of 10 rounds, in two levels O(sample
+sqrt(nlist) dim) (index.ivfpq_train); a part is built by one assignment of its documents, held one shard at a time, and
+takes dim / code_dims / 2 + 8 bytes per document; a query scans nprobe / nlist of the codes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,19 +25,11 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.config import IndexConfig
-from raymine.index.base import dim_of, hits_table, load_faiss, load_part, num_vectors, padded
-from raymine.storage import Shard
+from raymine.index.base import hits_table, load_chunk, load_faiss, padded
+from raymine.index.ivfpq_train import assigner, read_index, write_index
 from raymine.topk import score_of, score_order
 from raymine.vectors import VectorBlocks, read_vectors
 
-# Training vectors per centroid below which k-means gets poor (faiss's own limit, Clustering.h).
-VECTORS_PER_CENTROID = 39
-# A 4-bit code has 16 values, and their k-means wants as many vectors.
-CODE_VALUES = 16
-# Shards that are read for the sample hold at most this many times the vectors that are kept, so a corpus of 100 million
-# is sampled from a few hundred shards instead of being read whole.
-VECTORS_READ_PER_KEPT = 8
 # Hits fetched beyond k so that ties at the last place are seen whole; on 60,000 real-valued documents with k 400 they
 # never were more.
 TIE_SLACK = 64
@@ -52,74 +42,6 @@ RESERVOIR_KERNEL = 13
 MAX_DOCUMENTS = 1 << 32
 NO_HIT = np.iinfo(np.int64).max
 WORST_SCORE = np.array(np.finfo(np.float32).min, np.float32)
-
-
-def choose_nlist(config: IndexConfig, num_documents: int, num_sampled: int) -> int:
-    """The number of coarse centroids: the config's, else 4 sqrt(n), and not more than the sample can feed.
-
-    Args:
-        config: the index.
-        num_documents: documents with a vector.
-        num_sampled: of them in the training sample.
-    """
-    if config.nlist is not None:
-        return max(1, min(config.nlist, num_sampled))
-    return max(1, min(int(4 * math.sqrt(num_documents)), num_sampled // VECTORS_PER_CENTROID))
-
-
-def sample(paths: Sequence[str], size: int, seed: int) -> NDArray[np.float32]:
-    """A seeded sample of stored vectors, in their order.
-
-    Shards are taken in a random order until they hold VECTORS_READ_PER_KEPT times the sample; the sample is uniform
-    over those.
-
-    Args:
-        paths: embeddings files.
-        size: vectors wanted at most.
-        seed: of the sample.
-
-    Returns:
-        float32 [min(size, n), dim].
-    """
-    rng = np.random.Generator(np.random.PCG64(seed))
-    counts = np.array([num_vectors(path) for path in paths], np.int64)
-    order = rng.permutation(len(paths))
-    enough = int(np.searchsorted(np.cumsum(counts[order]), size * VECTORS_READ_PER_KEPT)) + 1
-    chosen = np.sort(order[:enough])
-    starts = np.concatenate([[0], np.cumsum(counts[chosen])])
-    wanted = np.sort(rng.choice(starts[-1], min(size, int(starts[-1])), replace=False, shuffle=False))
-    kept = np.empty((len(wanted), dim_of(paths[0])), np.float32)
-    for number, shard in enumerate(chosen):
-        begin, end = np.searchsorted(wanted, starts[number : number + 2])
-        if end > begin:
-            kept[begin:end] = read_vectors(paths[shard]).matrix[wanted[begin:end] - starts[number]]
-    return kept
-
-
-def train(vectors: NDArray[np.float32], nlist: int, code_dims: int, seed: int) -> Any:
-    """A trained index without documents: nlist spherical centroids and one codebook per code_dims dimensions.
-
-    Where code_dims does not divide the dimensions, zeros fill the last code. The result depends on the bytes of the
-    sample and the seed, not on the number of threads.
-
-    Args:
-        vectors: float32 [n, dim].
-        nlist: coarse centroids, at most n.
-        code_dims: dimensions per 4-bit code.
-        seed: of the k-means.
-    """
-    faiss = load_faiss()
-    num_codes = -(-vectors.shape[1] // code_dims)
-    dim = num_codes * code_dims
-    index = faiss.index_factory(dim, f"IVF{nlist},PQ{num_codes}x4fs", faiss.METRIC_INNER_PRODUCT)
-    for clustering in (index.cp, index.pq.cp):
-        clustering.seed = seed & 0x7FFFFFFF
-        clustering.min_points_per_centroid = 1  # says nothing about small corpora
-    if len(vectors) < CODE_VALUES:
-        repeats = -(-CODE_VALUES // max(1, len(vectors)))
-        vectors = np.tile(vectors, (repeats, 1)) if len(vectors) else np.zeros((CODE_VALUES, dim), np.float32)
-    index.train(padded(vectors, dim))
-    return index
 
 
 def list_members(index: Any) -> list[NDArray[np.int64]]:
@@ -212,42 +134,6 @@ def _fill(index: Any, lists: NDArray[np.int64], keys: NDArray[np.int64]) -> None
         keys[row, begin : begin + len(left)] = (score_order(WORST_SCORE) << 32) + left
 
 
-def write_index(path: str, index: Any, num_rows: int) -> Shard:
-    """Writes an index atomically."""
-    content = load_faiss().serialize_index(index).tobytes()
-    return replace(storage.write_file(path, [content]), num_rows=num_rows)
-
-
-def read_index(path: str) -> Any:
-    """Reads an index that write_index wrote."""
-    return load_faiss().deserialize_index(np.frombuffer(storage.read_bytes(path), np.uint8))
-
-
-class TrainIvf:
-    """Trains the index that all parts share. task.inputs: vectors, the embeddings files of all document shards.
-
-    Args:
-        config: the index.
-        seed: of the sample and the k-means.
-    """
-
-    VERSION = 1
-    calls_in_flight = 1
-
-    def __init__(self, config: IndexConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-
-    def __call__(self, task: Task) -> Record:
-        """Writes the trained index without documents (.faiss); info says nlist and the size of the sample."""
-        paths = task.inputs["vectors"]
-        vectors = sample(paths, self.config.train_documents, self.seed)
-        nlist = choose_nlist(self.config, sum(num_vectors(path) for path in paths), len(vectors))
-        index = train(vectors, nlist, self.config.code_dims, self.seed)
-        shard = write_index(f"{task.output}.faiss", index, 0)
-        info = {"nlist": nlist, "num_sampled": len(vectors)}
-        return Record([shard], rows_in=len(vectors), bytes_in=vectors.nbytes, info=info)
-
-
 class AssignQueries:
     """Assigns the queries of one block to their nearest centroids. task.inputs: vectors, the block's embeddings file.
 
@@ -293,6 +179,7 @@ class BuildPart:
 
     def __init__(self, index: str) -> None:
         self.index = read_index(index)
+        self.assigner = assigner(self.index)
 
     def __call__(self, task: Task) -> Record:
         """Writes the part (.faiss, without centroids: they are needed no more) and its CLUSTERS.
@@ -302,52 +189,48 @@ class BuildPart:
         """
         faiss = load_faiss()
         part = faiss.clone_index(self.index)
+        part.own_fields, part.quantizer = False, self.assigner
         for path, first_row in zip(task.inputs["vectors"], task.inputs["first_rows"], strict=True):
-            doc_rows, vectors = load_part([path], [first_row], part.d)
+            doc_rows, matrix = load_chunk([path], [first_row])
             if len(doc_rows):
                 if doc_rows[-1] >= MAX_DOCUMENTS:
                     raise ValueError(f"doc_row {doc_rows[-1]} does not fit the 32 bits that search has for it")
-                part.add_with_ids(vectors, doc_rows)
+                part.add_with_ids(padded(matrix, part.d), doc_rows)
         clusters = clusters_of(part)
         # The assignment of the queries brings the centroids' part into the search; kept in every part they would take
         # more room than its codes.
         no_centroids = faiss.IndexFlatIP(part.d)
-        part.own_fields, part.quantizer = False, no_centroids
+        part.quantizer = no_centroids
         shards = [
             write_index(f"{task.output}.faiss", part, part.ntotal),
             storage.write_table(f"{task.output}.clusters.parquet", clusters),
         ]
-        return Record(shards, rows_in=part.ntotal, rows_out=part.ntotal, bytes_in=part.ntotal * part.d * 4)
+        info = {"nlist": part.nlist}
+        return Record(shards, rows_in=part.ntotal, rows_out=part.ntotal, bytes_in=part.ntotal * part.d * 4, info=info)
 
 
 class SearchPart:
-    """Searches one part for all query blocks. task.inputs: index, the part.
+    """Searches one part. task.inputs: index (the part), blocks (first query block, and the one after the last).
 
     Args:
         assigned: AssignQueries' file of each query block.
         query_vectors: embeddings file of each query block.
         block_starts: query_row of the first query of each block.
         k: hits per query.
-        nprobe: as given to AssignQueries (the lists themselves are in its files).
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
     def __init__(
-        self,
-        assigned: Sequence[str],
-        query_vectors: Sequence[str],
-        block_starts: Sequence[int],
-        k: int,
-        nprobe: int,
+        self, assigned: Sequence[str], query_vectors: Sequence[str], block_starts: Sequence[int], k: int
     ) -> None:
         self.assigned, self.queries, self.block_starts, self.k = assigned, VectorBlocks(query_vectors), block_starts, k
 
     def __call__(self, task: Task) -> Record:
-        """Writes HITS with the codes' scores, bucketed by query block."""
+        """Writes HITS with the codes' scores, a bucket for each of the blocks."""
         part = read_index(task.inputs["index"])
-        tables = (self._search_block(block, part) for block in range(len(self.queries)))
+        tables = (self._search_block(block, part) for block in range(*task.inputs["blocks"]))
         shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, tables)
         return Record([shard], rows_in=part.ntotal, rows_out=shard.num_rows)
 

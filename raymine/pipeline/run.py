@@ -4,7 +4,8 @@
     reading     read_documents, read_queries, read_judgements, select_queries, index_ids, (read_run,) resolve_ids,
                 join_positives
     embedding   embed_queries, embed_documents                     per query block, per document shard
-    retrieval   search_exact | train_ivf, assign_queries, build_part, search_part, merge_shortlist, rescore_hits
+    retrieval   search_exact | train_ivf, build_part, sample_queries, search_sample, choose_probes,
+                assign_queries, search_part, merge_shortlist, rescore_hits
                 query_terms, tokenize_documents, bm25_statistics, search_bm25      per document part
                 union_candidates                                   per query block
                 annotate_candidates                                per document shard: duplicates, dense scores
@@ -20,11 +21,11 @@ that it depends on has changed. The driver holds manifests only: a few hundred b
 
 from __future__ import annotations
 
-from typing import Any
-
 from raymine.index.bm25 import check as check_bm25
-from raymine.pipeline import embedding, reading, retrieval, selection
+from raymine.pipeline import dense, embedding, reading, retrieval, selection
 from raymine.pipeline.base import Context
+from raymine.pipeline.retrieval import Source
+from raymine.pipeline.search import for_all_blocks
 from raymine.rescore.cross_encoder import check as check_teacher
 
 
@@ -43,15 +44,15 @@ def run_round(context: Context) -> None:
     reading.read(context)
     if config.has_embeddings:
         embedding.embed(context, embedder)
-    sources: dict[str, dict[str, Any]] = {}
+    sources: dict[str, Source] = {}
     if config.retrieve.dense:
-        sources["dense"] = {"hits": retrieval.search_dense(context), "k": config.retrieve.dense.k}
+        sources["dense"] = Source(config.retrieve.dense.k, dense.search_dense(context))
     if config.retrieve.bm25:
-        sources["bm25"] = {"hits": retrieval.search_bm25(context), "k": config.retrieve.bm25.k}
+        sources["bm25"] = Source(config.retrieve.bm25.k, retrieval.search_bm25(context))
     if config.retrieve.random:
-        sources["random"] = {"k": config.retrieve.random.k}
+        sources["random"] = Source(config.retrieve.random.k)
     if config.retrieve.run:
-        sources["run"] = {"hits": context.tables.run, "k": config.retrieve.run.k}
+        sources["run"] = Source(config.retrieve.run.k, for_all_blocks(context.tables.run))
     context.facts["sources"] = list(dict.fromkeys([*sources, *(["dense"] if config.has_embeddings else [])]))
     candidates, notes = retrieval.candidates(context, sources)
     verdicts, pairs = selection.prefilter(context, candidates, notes)

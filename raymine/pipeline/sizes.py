@@ -1,47 +1,104 @@
-"""How much of the corpus one worker takes at a time, from its memory budget: the only place that decides it.
+"""How much one worker takes at a time, from its memory budget: the only place that decides it.
 
-    documents in a part = SHARE x budget / bytes per document
+Memory. The arrays of a search take a quarter of the budget (SHARE); the rest is for what stands beside them: libraries
+and their code, queries, hits, the scores of one tile, buffers of reading and writing.
 
-A part's arrays take a quarter of the budget. The rest is for what stands beside them: libraries and their code, the
-block of queries being searched, scores of one tile, buffers of reading and writing.
+    exact   a chunk of documents, as stored and as rounded to bfloat16: 4 bytes per dimension (6 if stored as float32)
+    ivfpq   a part's codes and ids: dim / code_dims / 2 + 8 bytes a document
+    bm25    a part's postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct
+            terms), and its length
+    hits    of the queries of one task of exact search: 12 bytes each and 4 bytes per dimension of the query
 
-    dense   the part's vectors as float32: 4 x dim bytes a document
-    bm25    postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct terms),
-            and its length
+With the default budget of 2 GB: 488k documents of 256 dimensions in a chunk (163k of 768), parts of 12.5M documents of
+256 dimensions for ivfpq, of 1M for BM25.
 
-With the default budget of 2 GB a part is 500 MB: 488k documents of 256 dimensions, 163k of 768, 1M of BM25. A part is
-whole shards, at least one. Sizes change no result: hits of parts are merged by one rule.
+Work. A search is cut into tasks: a part of the documents for a range of query blocks, of at most so many pairs of a
+query and a document that a task takes some ten seconds of one core, so that even a small search is shared out and a
+lost task costs little. Where that would make more than MAX_TASKS, tasks are larger. A part is whole shards and a range
+is whole blocks, one at least. Sizes change no result: hits of parts are merged by one rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from raymine.storage import Shard
 
 SHARE = 0.25
 BM25_BYTES_PER_DOCUMENT = 8 * 60 + 8
-FLOAT32_BYTES = 4
+HIT_BYTES = 12
+# Documents of a part of exact search: its chunks follow one another with the threshold that the last one left, so large
+# parts save work; parts that are full stay as they are when documents are appended.
+EXACT_PART_DOCUMENTS = 1 << 19
+# Pairs per task. Measured on one core at 256 dimensions: exact 9e8 pairs a second (2e8 where bfloat16 is not native),
+# BM25 on arxiv 1e9, ivfpq 1e9 with a tenth of the lists probed.
+EXACT_OPERATIONS = 2.0e12  # multiplications; divided by the dimensions
+BM25_PAIRS = 6.0e9
+IVFPQ_PAIRS = 1.0e10
+MAX_TASKS = 2048
 
 
-def dense_part_documents(memory_gb: float, dim: int) -> int:
-    """Documents whose float32 vectors fit in a part."""
-    return int(SHARE * memory_gb * 1e9 / (FLOAT32_BYTES * dim))
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a task of a search.
+
+    Args:
+        documents: of one part.
+        pairs: of a query and a document.
+        queries: of one task.
+    """
+
+    documents: int
+    pairs: float
+    queries: float = float("inf")
 
 
-def bm25_part_documents(memory_gb: float) -> int:
-    """Documents whose postings fit in a part."""
-    return int(SHARE * memory_gb * 1e9 / BM25_BYTES_PER_DOCUMENT)
+def chunk_documents(memory_gb: float, dim: int, stored_bytes: int) -> int:
+    """Documents whose vectors, as stored (bytes per number) and as rounded, fit in memory."""
+    return int(SHARE * memory_gb * 1e9 / ((stored_bytes + 2) * dim))
 
 
-def parts(shards: Sequence[Shard], part_documents: int) -> list[list[int]]:
-    """Indexes of shards in consecutive groups of at most `part_documents` rows, at least one shard each."""
+def exact_limits(memory_gb: float, dim: int, k: int) -> Limits:
+    queries = SHARE * memory_gb * 1e9 / (HIT_BYTES * k + 4 * dim)
+    return Limits(EXACT_PART_DOCUMENTS, EXACT_OPERATIONS / dim, queries)
+
+
+def ivfpq_limits(memory_gb: float, dim: int, code_dims: int) -> Limits:
+    return Limits(int(SHARE * memory_gb * 1e9 / (-(-dim // code_dims) / 2 + 8)), IVFPQ_PAIRS)
+
+
+def bm25_limits(memory_gb: float) -> Limits:
+    return Limits(int(SHARE * memory_gb * 1e9 / BM25_BYTES_PER_DOCUMENT), BM25_PAIRS)
+
+
+def parts(shards: Sequence[Shard], most: float) -> list[list[int]]:
+    """Indexes of shards in consecutive groups of at most `most` rows, at least one shard each."""
     groups: list[list[int]] = []
     size = 0
     for number, shard in enumerate(shards):
-        if not groups or size + shard.num_rows > part_documents:
+        if not groups or size + shard.num_rows > most:
             groups.append([])
             size = 0
         groups[-1].append(number)
         size += shard.num_rows
     return groups
+
+
+def block_ranges(blocks: Sequence[Shard], documents: Sequence[Shard], limits: Limits) -> list[tuple[int, int]]:
+    """Ranges [first, end) of query blocks: with one part of the documents each makes a task.
+
+    Args:
+        blocks: of queries.
+        documents: shards of the corpus.
+        limits: of a task.
+    """
+    num_documents = sum(shard.num_rows for shard in documents)
+    part_documents = max(1, min(num_documents, limits.documents))
+    most = limits.pairs / part_documents
+    num_parts = max(1, num_documents / part_documents)
+    num_queries = sum(block.num_rows for block in blocks)
+    groups = parts(blocks, min(limits.queries, max(most, num_queries * num_parts / MAX_TASKS)))
+    ends = list(accumulate(len(group) for group in groups))
+    return list(zip([0, *ends[:-1]], ends, strict=True))

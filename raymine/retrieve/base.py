@@ -6,7 +6,9 @@ block and writes its results bucketed by query block again. Only row numbers and
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -29,22 +31,36 @@ def rows_of(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return table["query_row"].to_numpy(), table["doc_row"].to_numpy()
 
 
-def merged_hits(paths: Sequence[str], bucket: int, k: int) -> Hits:
+@dataclass(frozen=True)
+class HitFiles:
+    """Where the hits of consecutive query blocks lie: in every file a bucket of HITS for each of them.
+
+    Args:
+        first_block: the first of the blocks.
+        paths: bucketed files, one per part or shard of the documents.
+    """
+
+    first_block: int
+    paths: list[str]
+
+
+def merged_hits(files: Sequence[HitFiles], block: int, k: int) -> Hits:
     """The k best hits of each query of a block over many files, a few files in memory at a time.
 
     Args:
-        paths: HITS files, bucketed by query block, with scores.
-        bucket: the block.
+        files: of all blocks, by first_block.
+        block: the query block.
         k: hits to keep per query.
 
     Returns:
         query_rows, doc_rows, ranks and scores as of topk.merge_topk.
     """
+    group = files[bisect_right([each.first_block for each in files], block) - 1]
     waiting: list[pa.Table] = []
     merged = _merged([schemas.HITS.empty_table()], k)
-    for number, path in enumerate(paths, start=1):
-        waiting.append(storage.read_bucket(path, bucket))
-        if number == len(paths) or sum(table.num_rows for table in waiting) > HITS_AT_ONCE:
+    for number, path in enumerate(group.paths, start=1):
+        waiting.append(storage.read_bucket(path, block - group.first_block))
+        if number == len(group.paths) or sum(table.num_rows for table in waiting) > HITS_AT_ONCE:
             merged = _merged([hits_table(merged), *waiting], k)
             waiting = []
     return merged

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.retrieve.base import hits_table, merged_hits, rows_of, score_pairs, write_pairs
+from raymine.retrieve.base import HitFiles, hits_table, merged_hits, rows_of, score_pairs, write_pairs
 from raymine.vectors import VectorBlocks, Vectors, read_vectors
 
 
@@ -24,7 +24,7 @@ class MergeShortlist:
     """Merges the parts' hits of one query block.
 
     Args:
-        hits: HITS files of the parts, bucketed by query block.
+        hits: HitFiles of all query blocks.
         k: hits to keep per query.
         shard_starts: doc_row of the first row of each document shard.
     """
@@ -32,7 +32,7 @@ class MergeShortlist:
     VERSION = 1
     calls_in_flight = 1
 
-    def __init__(self, hits: Sequence[str], k: int, shard_starts: Sequence[int]) -> None:
+    def __init__(self, hits: Sequence[HitFiles], k: int, shard_starts: Sequence[int]) -> None:
         self.hits, self.k, self.shard_starts = hits, k, shard_starts
 
     def __call__(self, task: Task) -> Record:

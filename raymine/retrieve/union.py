@@ -86,8 +86,8 @@ class Union:
     """Unites the sources for one query block.
 
     Args:
-        sources: per source, in the order of the columns, its `k` and (but for random) `hits`: HITS files bucketed by
-            query block, whose ranks are given anew here.
+        sources: per source, in the order of the columns, its `k` and `hits`, HitFiles of all query blocks, whose
+            ranks are given anew here (None for random).
         shard_starts: doc_row of the first row of each document shard.
         num_documents: in the corpus.
         seed: of the random candidates.

@@ -79,7 +79,7 @@ def search_sharded(
         "all_terms": [shard.path for outputs in made for shard in outputs[3:]],
     }
     (statistics,) = Bm25Statistics()(Task("s", inputs, str(folder / "statistics"))).outputs
-    search = SearchBm25(config, statistics.path, terms.path, block_starts, num_threads)
+    search = SearchBm25(config, statistics.path, terms.path, block_starts)
     files = []
     for number, part in enumerate(parts):
         inputs = {
@@ -87,7 +87,10 @@ def search_sharded(
             for output, name in enumerate(("terms", "postings", "lengths"))
         }
         inputs["first_rows"] = [starts[shard] for shard in part]
-        files += search(Task(f"{number}", inputs, str(folder / f"part-{number}"))).outputs
+        inputs["blocks"] = [0, len(block_starts)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", str(num_threads))
+            files += search(Task(f"{number}", inputs, str(folder / f"part-{number}"))).outputs
     found: Hits = {row: [] for row in range(len(queries))}
     for block, (begin, end) in enumerate(zip(block_starts, [*block_starts[1:], len(queries)], strict=True)):
         table = schemas.check(storage.read_buckets([file.path for file in files], block, schemas.HITS), schemas.HITS)

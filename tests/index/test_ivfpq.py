@@ -12,7 +12,7 @@ import pytest
 from raymine import schemas, storage
 from raymine.artifacts import Task
 from raymine.config import IndexConfig
-from raymine.index import exact, ivfpq
+from raymine.index import exact, ivfpq, ivfpq_train
 from raymine.index.base import load_faiss, padded
 from raymine.topk import gathered_scores, merge_topk
 
@@ -41,16 +41,16 @@ def mined(tmp_path, shards, starts, queries, config, k, shards_per_part):
     paths = [write_vectors(tmp_path, f"d{i}", *shard) for i, shard in enumerate(shards)]
     block = write_vectors(tmp_path, "q", np.arange(len(queries)), queries)
     prefix = str(tmp_path / f"by{shards_per_part}-")
-    index = ivfpq.TrainIvf(config, 5)(Task("t", {"vectors": paths}, prefix + "index")).outputs[0].path
+    index = ivfpq_train.TrainIvf(config, 5)(Task("t", {"vectors": paths}, prefix + "index")).outputs[0].path
     lists = ivfpq.AssignQueries(index, config.nprobe)(Task("a", {"vectors": block}, prefix + "lists")).outputs[0].path
-    build, search = ivfpq.BuildPart(index), ivfpq.SearchPart([lists], [block], [0], k, config.nprobe)
+    build, search = ivfpq.BuildPart(index), ivfpq.SearchPart([lists], [block], [0], k)
     hits, clusters = [], []
     for begin in range(0, len(paths), shards_per_part):
         chosen = slice(begin, begin + shards_per_part)
         inputs = {"vectors": paths[chosen], "first_rows": starts[chosen]}
         built = build(Task("b", inputs, f"{prefix}part{begin}")).outputs
         clusters.append(schemas.check(storage.read_table(built[1].path), schemas.CLUSTERS))
-        found = search(Task("s", {"index": built[0].path}, f"{prefix}hits{begin}")).outputs[0].path
+        found = search(Task("s", {"index": built[0].path, "blocks": [0, 1]}, f"{prefix}hits{begin}")).outputs[0].path
         hits.append(schemas.check(storage.read_bucket(found, 0), schemas.HITS))
     return pa.concat_tables(hits), pa.concat_tables(clusters)
 
@@ -63,12 +63,12 @@ def test_overfetched_and_rescored_hits_recall_the_exact_ones(tmp_path):
     """recall@100 against exact search is at least 0.95 after exact scores, with a quarter of the lists probed."""
     rng = np.random.default_rng(0)
     docs, queries = clustered(rng, 12000, 64), clustered(rng, 150, 64)
-    config = IndexConfig(nlist=64, nprobe=16)
-    hits, _ = mined(tmp_path, [(np.arange(12000), docs)], [0], queries, config, 100 * config.overfetch, 1)
+    config = IndexConfig(nlist=64, nprobe=16, code_dims=4)
+    hits, _ = mined(tmp_path, [(np.arange(12000), docs)], [0], queries, config, 400, 1)
     query_rows, doc_rows, _, _ = best(hits, 400)
     scores = gathered_scores(queries, docs, query_rows, doc_rows)
     query_rows, doc_rows, _, scores = merge_topk(query_rows, doc_rows, scores, 100)
-    query_index, doc_index, _, exact_scores = exact.search(queries, docs.astype(np.float32), 100)
+    query_index, doc_index, _, exact_scores = exact.search(queries, docs, 100)
     found = dict(zip(zip(query_rows.tolist(), doc_rows.tolist(), strict=True), scores.tolist(), strict=True))
     known = dict(zip(zip(query_index.tolist(), doc_index.tolist(), strict=True), exact_scores.tolist(), strict=True))
     both = found.keys() & known.keys()
@@ -83,7 +83,7 @@ def test_parts_equal_one_index_bit_for_bit(tmp_path):
     shards = [(np.sort(rng.choice(size + 50, size, replace=False)), clustered(rng, size, 24)) for size in sizes]
     queries = clustered(rng, 60, 24)
     results = [
-        mined(tmp_path, shards, starts, queries, IndexConfig(nlist=20, nprobe=6), 40, per_part)
+        mined(tmp_path, shards, starts, queries, IndexConfig(nlist=20, nprobe=6, code_dims=4), 40, per_part)
         for per_part in (5, 3, 1)
     ]
     whole, clusters = best(results[0][0], 40), results[0][1]
@@ -104,7 +104,7 @@ def test_hits_are_all_codes_of_the_probed_lists_in_order(copies):
     rng = np.random.default_rng(2)
     docs = np.repeat(clustered(rng, 2100 // copies, 16), copies, axis=0).astype(np.float32)
     queries = clustered(rng, 5, 16).astype(np.float32)
-    index = ivfpq.train(docs, 8, 4, 0)
+    index = ivfpq_train.train(docs, 8, 4, 0)
     _, lists = index.quantizer.search(queries, 3)
     index.add_with_ids(docs, np.arange(len(docs))[::-1] + 7)
     everything = ivfpq.search(index, queries, lists, len(docs))
@@ -117,29 +117,56 @@ def test_hits_are_all_codes_of_the_probed_lists_in_order(copies):
     assert set(zip(everything[0].tolist(), everything[1].tolist(), strict=True)) == probed
 
 
-def test_training_building_and_searching_do_not_depend_on_threads(monkeypatch):
+@pytest.mark.parametrize("is_large", [False, True], ids=["one level", "two levels"])
+def test_training_building_and_searching_do_not_depend_on_threads(monkeypatch, is_large):
     """The trained index, a built part and its hits have the same bytes with one thread and with two."""
+    if is_large:
+        monkeypatch.setattr(ivfpq_train, "FLAT_NLIST", 8)
+        monkeypatch.setattr(ivfpq_train, "FLAT_ASSIGN_NLIST", 8)
     rng = np.random.default_rng(3)
     docs, queries = clustered(rng, 3000, 32), clustered(rng, 30, 32).astype(np.float32)
     digests = []
     for threads in ("1", "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         faiss = load_faiss()
-        index = ivfpq.train(docs.astype(np.float32), 40, 4, 11)
+        index = ivfpq_train.train(docs.astype(np.float32), 40, 4, 11)
         trained = faiss.serialize_index(index).tobytes()
-        index.add_with_ids(docs.astype(np.float32), np.arange(3000))
         _, lists = index.quantizer.search(queries, 8)
+        index.own_fields, index.quantizer = False, ivfpq_train.assigner(index)
+        index.add_with_ids(docs.astype(np.float32), np.arange(3000))
         hits = ivfpq.search(index, queries, lists, 50)
         parts = [trained, faiss.serialize_index(index).tobytes(), *(column.tobytes() for column in hits)]
         digests.append([hashlib.sha256(part).hexdigest() for part in parts])
     assert digests[0] == digests[1]
 
 
+def test_two_levels_give_as_many_centroids_that_serve_as_well():
+    """Each on the unit sphere; documents are about as near to theirs as with k-means in one level."""
+    docs = clustered(np.random.default_rng(5), 6000, 32).astype(np.float32)
+    nearest = []
+    for found in (ivfpq_train.centroids(docs, 90, 3), ivfpq_train.two_level_centroids(docs, 90, 3)):
+        assert found.shape == (90, 32)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+        nearest.append((docs @ found.T).max(axis=1).mean())
+    assert nearest[1] > 0.97 * nearest[0]
+
+
+def test_many_centroids_are_searched_by_lists(monkeypatch):
+    """Documents are assigned to their nearest centroid, or for a few to a near one."""
+    docs = clustered(np.random.default_rng(6), 4000, 32).astype(np.float32)
+    index = ivfpq_train.train(docs, 100, 4, 0)
+    exactly = ivfpq_train.assigner(index).search(docs, 1)
+    monkeypatch.setattr(ivfpq_train, "FLAT_ASSIGN_NLIST", 50)
+    nearly = ivfpq_train.assigner(index).search(docs, 1)
+    assert (exactly[1] == nearly[1]).mean() > 0.9
+    assert (nearly[0] > 0.8 * exactly[0]).mean() > 0.99
+
+
 def test_the_seed_decides_the_training():
     """Same seed, same bytes; another seed, other centroids."""
     docs = clustered(np.random.default_rng(4), 1000, 16).astype(np.float32)
     faiss = load_faiss()
-    first, again, other = (faiss.serialize_index(ivfpq.train(docs, 10, 4, seed)).tobytes() for seed in (1, 1, 2))
+    first, again, other = (faiss.serialize_index(ivfpq_train.train(docs, 10, 4, seed)).tobytes() for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -172,7 +199,7 @@ def test_tiny_corpora_and_odd_dimensions(tmp_path, capfd, num_documents, dim, co
 )
 def test_nlist_follows_the_corpus_and_the_sample(nlist, num_documents, num_sampled, expected):
     """4 sqrt(n), capped at 39 sampled vectors per centroid; a given one at the sample."""
-    assert ivfpq.choose_nlist(IndexConfig(nlist=nlist), num_documents, num_sampled) == expected
+    assert ivfpq_train.choose_nlist(IndexConfig(nlist=nlist), num_documents, num_sampled) == expected
 
 
 def test_sample_is_bounded_seeded_and_in_order(tmp_path, monkeypatch):
@@ -183,14 +210,15 @@ def test_sample_is_bounded_seeded_and_in_order(tmp_path, monkeypatch):
         )
         for i in range(20)
     ]
-    taken = ivfpq.sample(paths, 30, 1)[:, 0]
-    np.testing.assert_array_equal(ivfpq.sample(paths, 30, 1)[:, 0], taken)
+    taken = ivfpq_train.sample(paths, 30, 1)[:, 0]
+    np.testing.assert_array_equal(ivfpq_train.sample(paths, 30, 1)[:, 0], taken)
     assert (np.diff(taken) > 0).all() and len(taken) == 30
-    assert ivfpq.sample(paths, 30, 2)[:, 0].tolist() != taken.tolist()
-    assert ivfpq.sample(paths, 5000, 1)[:, 0].tolist() == list(range(1000))
+    assert ivfpq_train.sample(paths, 30, 2)[:, 0].tolist() != taken.tolist()
+    assert ivfpq_train.sample(paths, 5000, 1)[:, 0].tolist() == list(range(1000))
     read = []
-    monkeypatch.setattr(ivfpq, "read_vectors", lambda path, real=ivfpq.read_vectors: read.append(path) or real(path))
-    ivfpq.sample(paths, 30, 1)
+    real = ivfpq_train.read_vectors
+    monkeypatch.setattr(ivfpq_train, "read_vectors", lambda path: read.append(path) or real(path))
+    ivfpq_train.sample(paths, 30, 1)
     assert len(read) <= 5
 
 

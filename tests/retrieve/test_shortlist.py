@@ -23,7 +23,7 @@ def test_merge_keeps_the_best_of_all_parts_by_document_shard(tmp_path):
         tmp_path / "a.arrow", schemas.HITS, [(0, 1, 0, 5.0), (0, 2, 1, 4.0), (1, 2, 0, 1.0)], [(9, 0, 0, 1.0)]
     )
     second = buckets(tmp_path / "b.arrow", schemas.HITS, [(0, 11, 0, 5.0), (0, 10, 1, 5.0)], [])
-    stage = MergeShortlist([first, second], 2, [0, 2, 10])
+    stage = MergeShortlist([base.HitFiles(0, [first, second])], 2, [0, 2, 10])
     record = stage(Task("key", {"bucket": 0}, str(tmp_path / "out")))
     path = record.outputs[0].path
     found = [[tuple(row.values()) for row in storage.read_bucket(path, shard).to_pylist()] for shard in range(3)]
@@ -72,6 +72,6 @@ def test_merging_a_few_files_at_a_time_equals_merging_all(tmp_path, monkeypatch)
     expected = merge_topk(columns[0], columns[1], columns[3].astype(np.float32), 5)
     for limit in (0, 10, 10**6):
         monkeypatch.setattr(base, "HITS_AT_ONCE", limit)
-        for got, wanted in zip(base.merged_hits(paths, 0, 5), expected, strict=True):
+        for got, wanted in zip(base.merged_hits([base.HitFiles(0, paths)], 0, 5), expected, strict=True):
             np.testing.assert_array_equal(got, wanted)
-    assert [len(column) for column in base.merged_hits([], 0, 5)] == [0, 0, 0, 0]
+    assert [len(column) for column in base.merged_hits([base.HitFiles(0, [])], 0, 5)] == [0, 0, 0, 0]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from raymine import schemas, storage
 from raymine.artifacts import Task
+from raymine.retrieve.base import HitFiles
 from raymine.retrieve.random import draw
 from raymine.retrieve.union import Found, Union, unite
 
@@ -79,11 +80,11 @@ def test_stage_merges_parts_ranks_runs_and_draws_random(tmp_path):
     """Parts' hits are cut to k together, a run gets its ranks by (score, doc_row), random ones are drawn by id."""
     first = write_hits(tmp_path, "a", [], [(5, 1, 0, 0.9), (5, 4, 1, 0.5), (6, 0, 0, 0.1)])
     second = write_hits(tmp_path, "b", [], [(5, 8, 0, 0.9), (5, 7, 1, 0.7)])
-    run = write_hits(tmp_path, "r", [], [(6, 9, 0, 2.0), (6, 3, 0, 2.0), (6, 2, 0, 3.0)])
+    run_of_last = write_hits(tmp_path, "r", [(6, 9, 0, 2.0), (6, 3, 0, 2.0), (6, 2, 0, 3.0)])
     sources = {
-        "dense": {"hits": [first, second], "k": 3},
-        "run": {"hits": [run], "k": 2},
-        "random": {"k": 2},
+        "dense": {"hits": [HitFiles(0, [first, second])], "k": 3},
+        "run": {"hits": [HitFiles(0, []), HitFiles(1, [run_of_last])], "k": 2},
+        "random": {"k": 2, "hits": None},
     }
     stage = Union(sources, shard_starts=[0, 5], num_documents=10, seed=3)
     inputs = {"bucket": 1, "first_row": 5, **block_inputs(tmp_path, ["x", "y"], [(5, 4), (6, 1)])}

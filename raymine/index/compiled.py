@@ -1,0 +1,24 @@
+"""How the inner loops of search are compiled.
+
+Numba takes a second to import, so modules with compiled loops are imported where they are first needed. Machine code
+is cached beside them (or in the user's cache folder), so only the first process that ever runs a loop compiles it (a
+few seconds each). Loops release the interpreter lock and use one thread; callers run several at once on slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compiles a function without the interpreter lock, cached on disk where any cache folder can be written."""
+    try:
+        made: Function = njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # numba finds no folder to write to
+        made = njit(nogil=True)(function)
+    return made

@@ -1,0 +1,142 @@
+"""Dense search over stored vectors: exact, or through an ivfpq index whose probes are chosen by measured recall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raymine.artifacts import Done, Step, Task, task_key
+from raymine.index.exact import SearchExact
+from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart
+from raymine.index.ivfpq_train import TrainIvf
+from raymine.index.probes import ChooseProbes, SampleQueries
+from raymine.pipeline.base import LIGHT, Context, contents, paths
+from raymine.pipeline.search import Found, for_all_blocks, search_parts, search_workers
+from raymine.pipeline.sizes import chunk_documents, exact_limits, ivfpq_limits, parts
+from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
+from raymine.storage import Shard
+
+
+def search_dense(context: Context) -> Found:
+    """Hits of the embedder, over the index that the config names or that auto chooses."""
+    config = context.config.index
+    kind = config.kind
+    if kind == "auto":
+        kind = "exact" if context.tables.num_documents <= config.auto_exact_documents else "ivfpq"
+    context.facts["index"] = kind
+    return _search_ivfpq(context) if kind == "ivfpq" else _search_exact(context)
+
+
+def _k(context: Context) -> int:
+    dense = context.config.retrieve.dense
+    assert dense is not None
+    return dense.k
+
+
+def _search_exact(context: Context) -> Found:
+    tables, k = context.tables, _k(context)
+    limits = exact_limits(context.config.resources.memory_gb, context.facts["dim"], k)
+    settings = {"query_vectors": paths(tables.query_vectors), "block_starts": tables.block_starts, "k": k}
+    settings["chunk_documents"] = _chunk_documents(context)
+    identity = {"queries": contents(tables.query_vectors), "k": k}
+    step = Step("search_exact", SearchExact, settings, identity, [], search_workers(context), unit="documents")
+    return search_parts(context, step, _vector_parts(context, limits.documents), limits)
+
+
+def _chunk_documents(context: Context) -> int:
+    embed = context.config.embed
+    stored_bytes = 4 if embed is not None and embed.store == "float32" else 2
+    return chunk_documents(context.config.resources.memory_gb, context.facts["dim"], stored_bytes)
+
+
+def _vector_parts(context: Context, most: int) -> list[Task]:
+    """A task per part of at most so many documents: the embeddings of its shards, and where they begin."""
+    corpus, vectors = context.tables.corpus, context.tables.corpus_vectors
+    return [
+        Task(
+            task_key([(vectors[i].sha256, corpus[i].first_row) for i in part]),
+            {"vectors": [vectors[i].path for i in part], "first_rows": [corpus[i].first_row for i in part]},
+        )
+        for part in parts(corpus, most)
+    ]
+
+
+def _search_ivfpq(context: Context) -> Found:
+    config, tables, resources = context.config.index, context.tables, search_workers(context)
+    trained = _train(context)
+    limits = ivfpq_limits(context.config.resources.memory_gb, context.facts["dim"], config.code_dims)
+    tasks = _vector_parts(context, limits.documents)
+    step = Step("build_part", BuildPart, {"index": trained.path}, trained.sha256, tasks, resources, unit="documents")
+    built = context.run(step).done
+    probes = _choose_probes(context, trained, built)
+    context.facts["ivfpq"] = probes
+    settings: dict[str, Any] = {"index": trained.path, "nprobe": probes["nprobe"]}
+    identity: dict[str, Any] = {"index": trained.sha256, "nprobe": probes["nprobe"]}
+    tasks = [Task(shard.sha256, {"vectors": shard.path}) for shard in tables.query_vectors]
+    step = Step("assign_queries", AssignQueries, settings, identity, tasks, LIGHT, unit="queries")
+    assigned = context.run(step).shards
+    fetch = _k(context) * probes["overfetch"]
+    settings = {
+        "assigned": paths(assigned),
+        "query_vectors": paths(tables.query_vectors),
+        "block_starts": tables.block_starts,
+        "k": fetch,
+    }
+    identity = {"assigned": contents(assigned), "queries": contents(tables.query_vectors), "k": fetch}
+    step = Step("search_part", SearchPart, settings, identity, [], resources, unit="documents")
+    tasks = [Task(done.outputs[0].sha256, {"index": done.outputs[0].path}) for done in built]
+    return _rescore_hits(context, search_parts(context, step, tasks, limits), fetch)
+
+
+def _train(context: Context) -> Shard:
+    config, vectors, seed = context.config.index, context.tables.corpus_vectors, context.config.seed
+    names = {"nlist", "code_dims", "train_documents"}
+    identity = {"vectors": contents(vectors), "seed": seed, "config": config.model_dump(include=names)}
+    tasks = [Task("index", {"vectors": paths(vectors)})]
+    step = Step("train_ivf", TrainIvf, {"config": config, "seed": seed}, identity, tasks, search_workers(context))
+    return context.run(step).shards[0]
+
+
+def _choose_probes(context: Context, trained: Shard, built: list[Done]) -> dict[str, Any]:
+    """How much of the index to search, and the recall that a sample of the queries then has (index.probes)."""
+    tables, k, seed = context.tables, _k(context), context.config.seed
+    identity: dict[str, Any] = {"queries": contents(tables.query_vectors), "seed": seed}
+    tasks = [Task("sample", {"vectors": paths(tables.query_vectors)})]
+    step = Step("sample_queries", SampleQueries, {"seed": seed}, identity, tasks, LIGHT, unit="queries")
+    sample = context.run(step).shards[0]
+    settings: dict[str, Any] = {"query_vectors": [sample.path], "block_starts": [0], "k": k}
+    settings["chunk_documents"] = _chunk_documents(context)
+    limits = exact_limits(context.config.resources.memory_gb, context.facts["dim"], k)
+    tasks = [Task(part.key, {**part.inputs, "blocks": [0, 1]}) for part in _vector_parts(context, limits.documents)]
+    identity = {"queries": sample.sha256, "k": k}
+    step = Step("search_sample", SearchExact, settings, identity, tasks, search_workers(context), unit="documents")
+    truth = context.run(step).shards
+    config = context.config.index
+    names = {"nprobe", "overfetch", "recall_target"}
+    settings = {"config": config, "index": trained.path, "sample": sample.path, "k": k}
+    shards = [done.outputs[0] for done in built], [done.outputs[1] for done in built]
+    inputs = {"truth": paths(truth), "parts": paths(shards[0]), "clusters": paths(shards[1])}
+    identity = {
+        "config": config.model_dump(include=names),
+        "truth": contents(truth),
+        "parts": contents(shards[0]),
+        "k": k,
+    }
+    step = Step("choose_probes", ChooseProbes, settings, identity, [Task("probes", inputs)], search_workers(context))
+    return {"nlist": built[0].info["nlist"], **context.run(step).done[0].info}
+
+
+def _rescore_hits(context: Context, found: Found, fetch: int) -> Found:
+    """The best hits by codes get their exact scores, in a pass over the stored vectors."""
+    tables = context.tables
+    settings: dict[str, Any] = {"hits": found.files, "k": fetch, "shard_starts": tables.shard_starts}
+    identity: dict[str, Any] = {"hits": found.contents, "k": fetch, "shard_starts": tables.shard_starts}
+    step = Step("merge_shortlist", MergeShortlist, settings, identity, context.block_tasks(), LIGHT)
+    pairs = context.run(step).shards
+    settings = {
+        "pairs": paths(pairs),
+        "query_vectors": paths(tables.query_vectors),
+        "block_starts": tables.block_starts,
+    }
+    identity = {"pairs": contents(pairs), "queries": contents(tables.query_vectors)}
+    tasks = context.document_tasks(tables.corpus_vectors)
+    return for_all_blocks(context.run(Step("rescore_hits", RescoreHits, settings, identity, tasks, LIGHT)).shards)
