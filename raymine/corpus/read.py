@@ -22,6 +22,7 @@ from raymine.artifacts import Record, Task
 from raymine.config import CorpusConfig, QueriesConfig, TextSource
 from raymine.corpus.base import Problems
 from raymine.corpus.batches import Batch, batches
+from raymine.corpus.parse import asked_title, no_title
 from raymine.corpus.splits import splits
 from raymine.errors import InputError
 from raymine.storage import Shard
@@ -38,7 +39,8 @@ class ReadDocuments:
     """Reads one split of the corpus.
 
     Task inputs: one dict of `splits`. Outputs: n corpus shards, then, with vectors, n shards of them (as given: not
-    normalised; none for empty documents). Info: num_shards (n), num_empty, dim (None without vectors).
+    normalised; none for empty documents). Info: num_shards (n), num_empty, dim (None without vectors); of a byte range
+    also has_title: if it has none, that is no fault yet, as another part of the file may have one.
     """
 
     VERSION = 1
@@ -67,13 +69,17 @@ class ReadQueries:
 
 def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Record:
     problems = Problems()
-    num_rows = 0
+    num_rows, has_title = 0, False
     try:
         for batch in batches(config, split, problems):
             num_rows += len(batch.ids)
+            has_title = has_title or batch.has_title
             if not problems.lines:
                 writer.add(batch)
-        if config.has_vectors and writer.dim is None and not problems.lines:
+        title = asked_title(config)
+        if title and not has_title and num_rows and split["path"] and "byte_range" not in split:
+            problems.add_line(no_title(split["path"], title))
+        if config.has_vectors and writer.dim is None and num_rows and not problems.lines:
             problems.add(split["path"], "no row has a vector: every text is empty")
         if not problems.lines:
             writer.finish()
@@ -85,7 +91,12 @@ def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Rec
         rows_out=writer.num_written,
         bytes_in=split["num_bytes"],
         problems=problems.lines,
-        info={"num_shards": len(writer.tables), "num_empty": writer.num_empty, "dim": writer.dim},
+        info={
+            "num_shards": len(writer.tables),
+            "num_empty": writer.num_empty,
+            "dim": writer.dim,
+            **({"has_title": has_title} if "byte_range" in split else {}),
+        },
     )
 
 
