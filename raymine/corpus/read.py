@@ -11,6 +11,7 @@ write; the process peaks at 290 MB.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,29 +69,21 @@ class ReadQueries:
 
 
 def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Record:
-    problems = Problems()
+    faults: list[str] = []
     num_rows, has_title = 0, False
-    try:
-        for batch in batches(config, split, problems):
-            num_rows += len(batch.ids)
-            has_title = has_title or batch.has_title
-            if not problems.lines:
-                writer.add(batch)
-        title = asked_title(config)
-        if title and not has_title and num_rows and split["path"] and "byte_range" not in split:
-            problems.add_line(no_title(split["path"], title))
-        if config.has_vectors and writer.dim is None and num_rows and not problems.lines:
-            problems.add(split["path"], "no row has a vector: every text is empty")
-        if not problems.lines:
-            writer.finish()
-    except InputError as error:
-        problems.add_error(error)
+    for part in split.get("parts", [split]):
+        read = _read_part(config, part, writer, is_written=not faults)
+        faults += read.problems.lines
+        num_rows += read.num_rows
+        has_title = has_title or read.has_title
+    if not faults:
+        writer.finish()
     return Record(
         outputs=writer.shards,
         rows_in=num_rows,
         rows_out=writer.num_written,
         bytes_in=split["num_bytes"],
-        problems=problems.lines,
+        problems=faults,
         info={
             "num_shards": len(writer.tables),
             "num_empty": writer.num_empty,
@@ -98,6 +91,33 @@ def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Rec
             **({"has_title": has_title} if "byte_range" in split else {}),
         },
     )
+
+
+@dataclass
+class _PartRead:
+    problems: Problems = field(default_factory=Problems)
+    num_rows: int = 0
+    has_title: bool = False
+
+
+def _read_part(config: TextSource, split: dict[str, Any], writer: ShardWriter, is_written: bool) -> _PartRead:
+    """Reads one file or part of a file; its rows go to the writer until something is wrong."""
+    read = _PartRead()
+    problems, path = read.problems, split["path"]
+    try:
+        for batch in batches(config, split, problems):
+            read.num_rows += len(batch.ids)
+            read.has_title = read.has_title or batch.has_title
+            if is_written and not problems.lines:
+                writer.add(batch)
+        title = asked_title(config)
+        if title and not read.has_title and read.num_rows and path and "byte_range" not in split:
+            problems.add_line(no_title(path, title))
+        if config.has_vectors and writer.dim is None and read.num_rows and not problems.lines:
+            problems.add(path, "no row has a vector: every text is empty")
+    except InputError as error:
+        problems.add_error(error)
+    return read
 
 
 class ShardWriter:

@@ -14,6 +14,7 @@ from raymine.corpus.parse import asked_title, no_title
 from raymine.corpus.queries import SelectQueries
 from raymine.corpus.read import ReadDocuments, ReadQueries, splits
 from raymine.corpus.run import ReadRun
+from raymine.corpus.splits import without_places
 from raymine.errors import InputError, too_many
 from raymine.pipeline.base import LIGHT, Context, contents, paths, placed
 from raymine.storage import Shard
@@ -52,11 +53,7 @@ def _read_documents(context: Context, config: CorpusConfig) -> None:
 
 def _split_tasks(context: Context, config: CorpusConfig | QueriesConfig) -> list[Task]:
     """A task per split; its key covers the split's content and range, not where it lies."""
-    found = []
-    for split in splits(config, context.cache):
-        unplaced = {name: value for name, value in split.items() if name not in ("path", "vectors")}
-        found.append(Task(task_key(unplaced), split))
-    return found
+    return [Task(task_key(without_places(split)), split) for split in splits(config, context.cache)]
 
 
 def _checked_titles(config: CorpusConfig | QueriesConfig, result: StepResult) -> list[Done]:
