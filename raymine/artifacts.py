@@ -350,7 +350,7 @@ class Artifacts:
             known[marker["key"]] = marker
             self.watcher.task_done(step, marker)
         if problems:
-            raise InputError(too_many(sorted(problems)))
+            raise InputError(too_many(sorted(set(problems))))  # parts of one file may find the same fault
 
     def _to_done(self, marker: dict[str, Any]) -> Done:
         outputs = [

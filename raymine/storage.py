@@ -1,7 +1,8 @@
-"""Shards on any filesystem: local paths and fsspec URLs (s3://, gs://, memory:// ...) through one code path.
+"""Shards on any filesystem, and the hashes of files.
 
 Writing: into a local temporary file, which is then renamed (local) or uploaded (remote) in one atomic act, so a file
-that exists is whole. Reading: Parquet through pyarrow, local files memory-mapped, remote ones by ranges.
+that exists is whole. Reading: local files memory-mapped, remote ones by ranges (see `raymine.files`, whose names are
+found here too).
 
 Two kinds of files. Parquet shards are tables that people may open. Bucketed files (Arrow IPC, zstd) carry pairs from
 one pass to the next: batch i holds the rows of bucket i (a query block, or a document shard), so the reader of bucket i
@@ -12,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymine.errors import InputError
+from raymine.files import CHUNK_BYTES as CHUNK_BYTES
+from raymine.files import JUMP_BYTES as JUMP_BYTES
+from raymine.files import TEMPORARY as TEMPORARY
+from raymine.files import absolute as absolute
+from raymine.files import exists as exists
+from raymine.files import filesystem as filesystem
+from raymine.files import is_folder as is_folder
+from raymine.files import is_local as is_local
+from raymine.files import is_url as is_url
+from raymine.files import join as join
+from raymine.files import list_files as list_files
+from raymine.files import local_path as local_path
+from raymine.files import mapped as mapped
+from raymine.files import num_bytes as num_bytes
+from raymine.files import opened as opened
+from raymine.files import read_range as read_range
+from raymine.files import relative as relative
+from raymine.files import remote_file as remote_file
+from raymine.files import remove_folder as remove_folder
 
-CHUNK_BYTES = 8 << 20
+BUCKET_READERS = 16  # remote files whose batch is fetched at once; each waits for the network some four times
 SAVE_SHARE = 4  # hashes are saved when a quarter of them is new: thousands of files cost a few dozen writes
-TEMPORARY = ".tmp-"  # begins the name of a local file that is being written, or whose writer was killed
 
 
 @dataclass(frozen=True)
@@ -51,100 +70,6 @@ class Shard:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def is_url(path: str) -> bool:
-    """Whether a path names a filesystem (`s3://...`) rather than a local file."""
-    return "://" in path
-
-
-def is_local(path: str) -> bool:
-    return not is_url(path) or path.startswith("file://")
-
-
-def local_path(path: str) -> Path:
-    """The local path of a plain path or file:// URL."""
-    return Path(path.removeprefix("file://"))
-
-
-def absolute(path: str, base: str = "") -> str:
-    """Makes a path absolute: relative ones are taken from `base` (a folder or URL), else from the working folder."""
-    if is_url(path):
-        return path.rstrip("/") if path.count("/") > 2 else path
-    if Path(path).expanduser().is_absolute() or not base:
-        return str(Path(path).expanduser().absolute())
-    return join(base, path) if is_url(base) else os.path.normpath(Path(base) / path)
-
-
-def join(base: str, *parts: str) -> str:
-    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
-def relative(path: str, base: str) -> str:
-    """`path` as seen from the folder `base`; unchanged where it lies elsewhere."""
-    prefix = base.rstrip("/") + "/"
-    return path.removeprefix(prefix)
-
-
-def filesystem(path: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a path, and the path inside it."""
-    from fsspec.core import url_to_fs
-
-    fs, inner = url_to_fs(path)
-    return fs, inner
-
-
-def _full(path: str, inner: str) -> str:
-    return path.split("://", 1)[0] + "://" + inner.lstrip("/") if not is_local(path) else inner
-
-
-def exists(path: str) -> bool:
-    if is_local(path):
-        return local_path(path).exists()
-    fs, inner = filesystem(path)
-    fs.invalidate_cache()
-    return bool(fs.exists(inner))
-
-
-def is_folder(path: str) -> bool:
-    if is_local(path):
-        return local_path(path).is_dir()
-    fs, inner = filesystem(path)
-    return bool(fs.isdir(inner))
-
-
-def list_files(folder: str, suffix: str | tuple[str, ...] = "") -> list[str]:
-    """All files below a folder whose name ends in `suffix`, sorted by path; none if the folder does not exist."""
-    if is_local(folder):
-        root = local_path(folder)
-        found = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY))
-        prefix = "file://" if folder.startswith("file://") else ""
-        return sorted(prefix + str(path) for path in found if path.name.endswith(suffix))
-    fs, inner = filesystem(folder)
-    fs.invalidate_cache()
-    return sorted(_full(folder, path) for path in fs.find(inner) if path.endswith(suffix))
-
-
-def remove_folder(folder: str) -> None:
-    """Deletes a folder and all below it; nothing happens if it is not there."""
-    if is_local(folder):
-        shutil.rmtree(local_path(folder), ignore_errors=True)
-        return
-    fs, inner = filesystem(folder)
-    if fs.exists(inner):
-        fs.rm(inner, recursive=True)
-
-
-@contextmanager
-def opened(path: str) -> Iterator[Any]:
-    """A file opened for binary reading, local or remote."""
-    if is_local(path):
-        with local_path(path).open("rb") as file:
-            yield file
-        return
-    fs, inner = filesystem(path)
-    with fs.open(inner, "rb") as file:
-        yield file
 
 
 @contextmanager
@@ -203,12 +128,15 @@ def read_json(path: str) -> Any:
     return json.loads(read_bytes(path))
 
 
-def sha256_of(path: str) -> str:
-    """SHA-256 of a file's content, hex."""
+def sha256_of(path: str, byte_range: Sequence[int] | None = None) -> str:
+    """SHA-256 of a file's content, or of a range [begin, end) of its bytes; hex."""
     digest = hashlib.sha256()
+    begin, end = byte_range or (0, None)
     with opened(path) as file:
-        while block := file.read(CHUNK_BYTES):
+        file.seek(begin)
+        while block := file.read(CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - begin)):
             digest.update(block)
+            begin += len(block)
     return digest.hexdigest()
 
 
@@ -255,8 +183,8 @@ def parquet_file(path: str) -> pq.ParquetFile:
     """A Parquet file opened for reading: memory-mapped where local, by ranges where remote."""
     if is_local(path):
         return pq.ParquetFile(local_path(path), memory_map=True)
-    fs, inner = filesystem(path)
-    return pq.ParquetFile(inner, filesystem=fs, pre_buffer=True)
+    # pre_buffer fetches the wanted columns in few ranges: another buffer under it would only fetch what lies between.
+    return pq.ParquetFile(remote_file(path, 0), pre_buffer=True)
 
 
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -288,18 +216,19 @@ def write_buckets(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> S
 
 
 def read_bucket(path: str, bucket: int) -> pa.Table:
-    """Batch `bucket` of a bucketed file."""
-    if is_local(path):
-        with pa.memory_map(str(local_path(path))) as source, pa.ipc.open_file(source) as reader:
-            return pa.Table.from_batches([reader.get_batch(bucket)])
-    with opened(path) as source, pa.ipc.open_file(source) as reader:
+    """Batch `bucket` of a bucketed file; of a remote one little more than that is read."""
+    with mapped(path) as source, pa.ipc.open_file(source) as reader:
         return pa.Table.from_batches([reader.get_batch(bucket)])
 
 
 def read_buckets(paths: Sequence[str], bucket: int, schema: pa.Schema) -> pa.Table:
     """Batch `bucket` of several bucketed files, one after the other; an empty table where there are no files."""
-    tables = [read_bucket(path, bucket) for path in paths]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    if not paths:
+        return schema.empty_table()
+    if is_local(paths[0]):
+        return pa.concat_tables([read_bucket(path, bucket) for path in paths])
+    with ThreadPoolExecutor(min(BUCKET_READERS, len(paths))) as pool:
+        return pa.concat_tables(list(pool.map(read_bucket, paths, repeat(bucket))))
 
 
 def split_by(rows: Any, starts: Sequence[int], table: pa.Table) -> Iterator[pa.Table]:
@@ -342,8 +271,12 @@ class HashCache:
             write_json(self.path, self.known)
             self._num_unsaved = 0
 
-    def content_hash(self, url: str) -> str:
+    def content_hash(self, url: str, byte_range: Sequence[int] | None = None) -> str:
         """SHA-256 of a local file, or an object store's own content tag where it has one.
+
+        Args:
+            url: file.
+            byte_range: [begin, end): only these bytes count; a content tag is that of the whole file all the same.
 
         Raises:
             InputError: there is no such file.
@@ -359,8 +292,10 @@ class HashCache:
             if tag := info.get("ETag"):
                 return f"etag:{tag.strip(chr(34))}:{info['size']}"
             state = f"{url}|{info.get('size')}|{info.get('mtime', info.get('LastModified', info.get('created')))}"
+        if byte_range is not None:
+            state += f"|{byte_range[0]}-{byte_range[1]}"
         if state not in self.known:
-            self.known[state] = sha256_of(url)
+            self.known[state] = sha256_of(url, byte_range)
             self._num_unsaved += 1
             if self._num_unsaved * SAVE_SHARE >= len(self.known):
                 self.save()

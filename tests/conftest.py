@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
 import tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+hypothesis.settings.register_profile("raymine", deadline=None)  # on a machine that is busy any example may take long
+hypothesis.settings.load_profile("raymine")
 
 
 @pytest.fixture(scope="session")

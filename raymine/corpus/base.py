@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from raymine.corpus.lines import place
+from raymine.corpus.lines import Span, place
 from raymine.errors import InputError
 
 MAX_PROBLEMS = 20  # per task; reading on would only repeat the same fault
@@ -49,10 +49,11 @@ class Rows:
 
     Args:
         path: the file.
-        lines: per row, its line (text files, from 1) or row number (tables, from 0).
+        lines: per row, its line (text files, from 1 in the file or span) or row number (tables, from 0 in the file).
         columns: per wanted column one list of Python values; None where null or, if optional, where there is none.
         vectors: list array of the wanted vector column.
         present: the optional columns that these rows, or some of them, do have.
+        span: of the file, if it was read in spans.
     """
 
     path: str
@@ -60,13 +61,14 @@ class Rows:
     columns: dict[str, list[Any]]
     vectors: pa.Array | None = None
     present: frozenset[str] = frozenset()
+    span: Span | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def place(self, index: int) -> str:
         """The place of the batch's row `index`, as error messages name it."""
-        return place(self.path, self.lines[index])
+        return self.span.place(self.lines[index]) if self.span else place(self.path, self.lines[index])
 
 
 @dataclass
@@ -81,9 +83,13 @@ class Problems:
         Raises:
             InputError: there are now MAX_PROBLEMS of them: the reading stops.
         """
-        self.lines.append(f"{where}: {what}")
+        self.add_line(f"{where}: {what}")
         if len(self.lines) >= MAX_PROBLEMS:
             raise InputError(f"{where}: reading stopped here, after {MAX_PROBLEMS} problems")
+
+    def add_line(self, line: str) -> None:
+        """Notes a fault that has no one place, after the last row."""
+        self.lines.append(line)
 
     def add_error(self, error: InputError) -> None:
         """Notes the error that ended the reading."""
@@ -94,12 +100,15 @@ class Problems:
 class Reader(Protocol):
     """A format."""
 
-    def splits(self, path: str, kind: str) -> list[dict[str, Any]]:
+    def splits(self, path: str, kind: str, whole_files: bool = False) -> list[dict[str, Any]]:
         """What can be read on its own: `path` (of a file) and, where the format knows them, `num_rows` and a range.
+
+        A large file is cut into splits of some 200 MB, so that it is the work of many tasks.
 
         Args:
             path: file or folder.
             kind: corpus or queries.
+            whole_files: a file whose rows are not counted is one split, however large.
 
         Raises:
             InputError: there is nothing to read.

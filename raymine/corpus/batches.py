@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from raymine.config import CorpusConfig, TextSource
 from raymine.corpus import READERS
-from raymine.corpus.base import Problems, Rows
+from raymine.corpus.base import Columns, Problems, Rows
 from raymine.corpus.lines import place
-from raymine.corpus.parse import DEFAULT_TITLE, check_query_texts, columns_of, ids_of, texts_of
+from raymine.corpus.parse import check_query_texts, columns_of, ids_of, texts_of
 from raymine.corpus.splits import check_num_vectors
 from raymine.corpus.vectors import Matrix, check_vectors, column_matrix, first_length, npy_rows
 
 VECTOR_BATCH_ROWS = 8192
+RANGES = ("byte_range", "row_groups", "batches")  # what says which part of a file a split is
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Batch:
         texts: n texts; None where there are only vectors.
         has_text: bool [n]; False for the empty documents, which have no vector.
         vectors: one per True in `has_text`, float16 or float32 [m, dim]; None where the source has none.
+        has_title: whether there is a title column.
     """
 
     ids: list[str]
     texts: list[str | None]
     has_text: NDArray[np.bool_]
     vectors: Matrix | None = None
+    has_title: bool = False
 
 
 def batches(config: TextSource, split: dict[str, Any], problems: Problems) -> Iterator[Batch]:
@@ -54,7 +57,7 @@ def batches(config: TextSource, split: dict[str, Any], problems: Problems) -> It
     if split["path"] is None:
         yield from _vector_batches(split["vectors"], begin, end, problems)
         return
-    num_rows, dim, has_title = 0, None, False
+    num_rows, dim = 0, _dim_of_file(config, split)
     with ExitStack() as stack:
         take = stack.enter_context(npy_rows(split["vectors"], begin, end)) if "vectors" in split else None
         for rows in READERS[split["format"]].rows(split, columns_of(config), problems):
@@ -66,12 +69,24 @@ def batches(config: TextSource, split: dict[str, Any], problems: Problems) -> It
                 vectors = _of_column(rows, rows.vectors, has_text, dim, problems)
                 dim = dim or vectors.shape[1] or None
             num_rows += len(rows)
-            has_title = has_title or config.title_column in rows.present
-            yield Batch(ids, texts, has_text, vectors)
+            yield Batch(ids, texts, has_text, vectors, config.title_column in rows.present)
     if take is not None and not problems.lines:
         check_num_vectors(split["vectors"], end - begin, split["path"], num_rows)
-    if num_rows and config.text_column and config.title_column not in (None, DEFAULT_TITLE) and not has_title:
-        problems.add(split["path"], f"no row has the title column `{config.title_column}`")
+
+
+def _dim_of_file(config: TextSource, split: dict[str, Any]) -> int | None:
+    """Length of the vectors of a file of which the split is a later part: that of its first one.
+
+    None: it is left to the split's own first vector.
+    """
+    if config.vector_column is None or not any(name in split and split[name][0] for name in RANGES):
+        return None
+    whole = {"path": split["path"]}
+    columns = Columns((), vector=config.vector_column)
+    for rows in READERS[split["format"]].rows(whole, columns, Problems()):
+        if rows.vectors is not None and (dim := first_length(rows.vectors, rows.place)):
+            return dim
+    return None
 
 
 def _parsed(

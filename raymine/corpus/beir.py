@@ -17,7 +17,7 @@ CODECS = ("", ".gz", ".zst")
 class BeirReader(JsonlReader):
     """Reads `<kind>.jsonl` of a BEIR folder."""
 
-    def splits(self, path: str, kind: str) -> list[dict[str, Any]]:
+    def splits(self, path: str, kind: str, whole_files: bool = False) -> list[dict[str, Any]]:
         found = beir_files(path, kind)
         if len(found) != 1:
             raise InputError(
@@ -25,7 +25,7 @@ class BeirReader(JsonlReader):
                 got=" and ".join(storage.relative(file, path) for file in found) or f"no {kind}.jsonl in it",
                 expected=f"exactly one of {kind}.jsonl, {kind}.jsonl.gz, {kind}.jsonl.zst",
             )
-        return super().splits(found[0], kind)
+        return super().splits(found[0], kind, whole_files)
 
 
 def beir_files(path: str, kind: str) -> list[str]:

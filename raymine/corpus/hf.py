@@ -1,12 +1,15 @@
 """A Hugging Face dataset on disk (`Dataset.save_to_disk`), read as what it is: Arrow files listed in state.json.
 
-`datasets` itself is not needed. One split per Arrow file; record batches are streamed.
+`datasets` itself is not needed. Record batches are streamed. A large local file is cut into splits of whole record
+batches: a task skips those before its own at no cost, as they are memory-mapped. The stream format has no list of its
+batches, so a remote file is one split (`datasets` writes at most 500 MB into each).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -18,16 +21,18 @@ from raymine.errors import InputError
 
 STATE, DICT = "state.json", "dataset_dict.json"
 MAX_BATCH_ROWS = 8192
+SPLIT_BYTES = 200_000_000  # as a Parquet split
 
 
 class HfReader:
     """Reads a folder written by `datasets.Dataset.save_to_disk`."""
 
-    def splits(self, path: str, kind: str) -> list[dict[str, Any]]:
-        return [{"path": file} for file in hf_files(path) if _has_rows(file)]
+    def splits(self, path: str, kind: str, whole_files: bool = False) -> list[dict[str, Any]]:
+        files = [file for file in hf_files(path) if _has_rows(file)]
+        return [split for file in files for split in ([{"path": file}] if whole_files else _file_splits(file))]
 
     def rows(self, split: dict[str, Any], columns: Columns, problems: Problems) -> Iterator[Rows]:
-        return arrow_rows(split["path"], columns, problems)
+        return arrow_rows(split["path"], columns, problems, split.get("batches"))
 
 
 def is_hf_folder(path: str) -> bool:
@@ -73,8 +78,35 @@ def _has_rows(path: str) -> bool:
         return True  # the file's own task says what is wrong with it
 
 
-def arrow_rows(path: str, columns: Columns, problems: Problems) -> Iterator[Rows]:
+def _file_splits(path: str) -> list[dict[str, Any]]:
+    """Neighbouring record batches up to SPLIT_BYTES each (a larger one is a split of its own)."""
+    whole: list[dict[str, Any]] = [{"path": path}]
+    if not storage.is_local(path) or storage.num_bytes(path) <= SPLIT_BYTES:
+        return whole
+    splits: list[dict[str, Any]] = []
+    try:
+        with _opened(path) as (_, batches):
+            for index, batch in enumerate(batches):
+                if not splits or splits[-1]["num_bytes"] + batch.nbytes > SPLIT_BYTES:
+                    splits.append({"path": path, "batches": [index, index], "num_rows": 0, "num_bytes": 0})
+                splits[-1]["batches"][1] = index + 1
+                splits[-1]["num_rows"] += batch.num_rows
+                splits[-1]["num_bytes"] += batch.nbytes
+    except (pa.ArrowInvalid, OSError):
+        return whole  # the file's own task says what is wrong with it
+    return [split for split in splits if split["num_rows"]]
+
+
+def arrow_rows(
+    path: str, columns: Columns, problems: Problems, batch_range: tuple[int, int] | None = None
+) -> Iterator[Rows]:
     """The rows of an Arrow IPC stream or file.
+
+    Args:
+        path: local or URL.
+        columns: top-level columns.
+        problems: is told of texts that are not UTF-8.
+        batch_range: first record batch, and one past the last; None: all.
 
     Raises:
         InputError: damaged or truncated, or it lacks a required column.
@@ -85,7 +117,11 @@ def arrow_rows(path: str, columns: Columns, problems: Problems) -> Iterator[Rows
             missing = [name for name in columns.all_required if name not in schema.names]
             if missing:
                 raise no_column(path, missing, schema.names)
-            for batch in batches:
+            begin, end = batch_range or (0, None)
+            for index, batch in enumerate(islice(batches, end)):
+                if index < begin:
+                    first_row += batch.num_rows
+                    continue
                 for start in range(0, batch.num_rows, MAX_BATCH_ROWS):
                     part = batch.slice(start, MAX_BATCH_ROWS)
                     yield table_rows(path, first_row, part, columns, problems)
@@ -97,7 +133,7 @@ def arrow_rows(path: str, columns: Columns, problems: Problems) -> Iterator[Rows
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """Schema and record batches; `datasets` writes the stream format, other tools the file format."""
-    with storage.opened(path) as source:
+    with storage.mapped(path, storage.CHUNK_BYTES) as source:
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
         if is_file:

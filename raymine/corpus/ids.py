@@ -27,7 +27,7 @@ from raymine.corpus.base import MAX_PROBLEMS, Columns, Problems
 from raymine.corpus.judgements import judgement_faults
 from raymine.corpus.lines import place
 from raymine.corpus.parse import ids_of
-from raymine.corpus.splits import splits
+from raymine.corpus.splits import file_splits
 
 SLICE_IDS = 16384  # hashed at once, as that takes about 40 bytes of memory per byte of id
 # Odd multipliers of a polynomial over the bytes and of the mixing after it (splitmix64's, Steele et al. 2014).
@@ -126,7 +126,7 @@ def _places(wanted: set[str], config: TextSource | None) -> dict[str, list[str]]
     if config is None or config.path is None:
         return places
     problems = Problems()
-    for split in splits(config, storage.HashCache()):
+    for split in file_splits(config, whole_files=True):
         for rows in READERS[split["format"]].rows(split, Columns((config.id_column,)), problems):
             for index, name in enumerate(ids_of(rows, config, problems)):
                 if name in wanted:
@@ -294,7 +294,7 @@ class JoinPositives:
 
 
 def _num_buckets(path: str) -> int:
-    with storage.opened(path) as source, pa.ipc.open_file(source) as reader:
+    with storage.mapped(path) as source, pa.ipc.open_file(source) as reader:
         return int(reader.num_record_batches)
 
 

@@ -4,6 +4,10 @@ A file is decompressed block by block, every block is cut at its last newline, a
 newlines before it. Cost: one pass, two blocks of memory whatever the file's size. The decompressors are driven by hand
 because the streaming readers of gzip and zstandard disagree about what a truncated file is (zstandard's ends silently).
 
+A plain file can also be read in spans, each by a task of its own: byte ranges that begin where a line begins. Their
+lines are counted from the span's first; only a message needs to know how many lines lie before a span, and then they
+are counted (once per span that has something to say). A compressed file has no such places: it is one span.
+
 Use `text_lines` for str lines, `lines` for bytes, `text_blocks` where a whole block is parsed at once.
 """
 
@@ -11,6 +15,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from raymine import storage
@@ -21,11 +27,74 @@ MAX_LINE_BYTES = 256 << 20  # a longer line is a file that is not made of lines;
 GZIP, ZSTD = ".gz", ".zst"
 MAGIC = {GZIP: (b"\x1f\x8b",), ZSTD: (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i]) + b"\x2a\x4d\x18" for i in range(16)))}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BORDER_BYTES = 1 << 16  # per read, where a line's end is looked for: more than most lines have
 
 
 def place(path: str, line: int) -> str:
     """Names a place as error messages do: `file:line` for text (from 1), `file: row n` for tables (from 0)."""
     return f"{path}: row {line}" if path.endswith((".parquet", ".pq", ".arrow", ".npy")) else f"{path}:{line}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Whole lines of a text file: all of them, or those of a byte range of a plain one.
+
+    Args:
+        path: of the file.
+        begin: where a line begins.
+        end: where a line ends; None: the file's end.
+    """
+
+    path: str
+    begin: int = 0
+    end: int | None = None
+
+    def place(self, line: int) -> str:
+        """Names a line of the span (from 1) by its number in the file."""
+        return place(self.path, self.num_lines_before + line)
+
+    @cached_property
+    def num_lines_before(self) -> int:
+        """Lines of the file before the span; counted when first asked for."""
+        return sum(piece.count(b"\n") for piece in pieces(self.path, 0, self.begin)) if self.begin else 0
+
+
+def cut_lines(path: str, span_bytes: int) -> list[Span]:
+    """Cuts a plain text file into spans of about `span_bytes`.
+
+    A span's first line is the first one that begins at or after a multiple of `span_bytes`, so that lines that are
+    appended leave all spans but the last as they were. The last has half of `span_bytes` at least. A compressed file,
+    and one that does not consist of lines, is not cut (any further).
+    """
+    if not is_plain(path):
+        return [Span(path)]
+    borders = [0]
+    num_bytes = storage.num_bytes(path)
+    for position in range(span_bytes, num_bytes - span_bytes // 2 + 1, span_bytes):
+        border = _next_line(path, position, num_bytes)
+        if border is None:
+            break
+        if border > borders[-1]:
+            borders.append(border)
+    if len(borders) == 1:
+        return [Span(path)]
+    return [Span(path, *pair) for pair in zip(borders, [*borders[1:], num_bytes], strict=True)]
+
+
+def is_plain(path: str) -> bool:
+    """Whether a file is text as it stands; False also where it lacks the compression that its name promises."""
+    return not path.endswith(tuple(MAGIC)) and _codec(path, storage.read_range(path, 0, 4)) is None
+
+
+def _next_line(path: str, position: int, num_bytes: int) -> int | None:
+    """Where the first line begins that begins at `position` or after; None: nowhere, or behind an endless line."""
+    last = min(num_bytes, position + MAX_LINE_BYTES)
+    for begin in range(position - 1, last, BORDER_BYTES):
+        found = storage.read_range(path, begin, min(begin + BORDER_BYTES, num_bytes)).find(b"\n")
+        if found >= 0:
+            border = begin + found + 1
+            return border if border < num_bytes else None
+    return None
 
 
 def text_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -52,42 +121,61 @@ def lines(path: str) -> Iterator[tuple[int, bytes]]:
             yield number, line.removesuffix(b"\r")
 
 
-def text_blocks(path: str) -> Iterator[tuple[int, str]]:
+def text_blocks(source: str | Span) -> Iterator[tuple[int, str]]:
     """As `blocks`, decoded.
 
     Raises:
         InputError: as `blocks`, or invalid UTF-8.
     """
-    for first_line, block in blocks(path):
+    span = source if isinstance(source, Span) else Span(source)
+    for first_line, block in blocks(span):
         try:
             yield first_line, block.decode()
         except UnicodeDecodeError as error:
             line = first_line + block.count(b"\n", 0, error.start)
             raise InputError(
-                f"{place(path, line)}: invalid UTF-8",
+                f"{span.place(line)}: invalid UTF-8",
                 got=f"byte 0x{block[error.start]:02x} ({error.reason})",
                 fix="write the file in UTF-8, e.g. with iconv",
             ) from error
 
 
-def blocks(path: str) -> Iterator[tuple[int, bytes]]:
-    """The decompressed content of a text file in blocks of whole lines.
+def blocks(source: str | Span) -> Iterator[tuple[int, bytes]]:
+    """The decompressed content of a text file, or of a span of it, in blocks of whole lines.
 
     Yields:
-        Number of the block's first line (from 1) and the block; it ends in a newline, except perhaps the last.
+        Number of the block's first line (from 1, where the file or span begins) and the block; it ends in a newline,
+        except perhaps the last.
 
     Raises:
         InputError: no such file, truncated or damaged compression, or a line above MAX_LINE_BYTES; names the place.
     """
+    span = source if isinstance(source, Span) else Span(source)
     next_line = 1
     try:
-        for block in _whole_lines(_decompressed(path)):
+        for block in _whole_lines(_decompressed(span)):
             yield next_line, block
             next_line += block.count(b"\n")
     except _BrokenError as error:
-        raise InputError(f"{place(path, next_line)}: {error}", fix="copy or make the file again") from error
+        raise InputError(f"{span.place(next_line)}: {error}", fix="copy or make the file again") from error
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{path}: no such file", fix="correct the path") from error
+        raise InputError(f"{span.path}: no such file", fix="correct the path") from error
+
+
+def pieces(path: str, begin: int, end: int) -> Iterator[bytes]:
+    """Bytes `begin` to `end` of a file, as they stand, READ_BYTES at a time.
+
+    Raises:
+        InputError: the file has fewer bytes: it was changed since it was cut.
+    """
+    with storage.opened(path) as file:
+        file.seek(begin)
+        while begin < end:
+            piece = file.read(min(READ_BYTES, end - begin))
+            if not piece:
+                raise InputError(f"{path}: the file became shorter while it was read", fix="start again")
+            yield piece
+            begin += len(piece)
 
 
 class _BrokenError(Exception):
@@ -121,11 +209,16 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def _decompressed(path: str) -> Iterator[bytes]:
-    """The file's content in non-empty pieces, without a byte order mark."""
-    with storage.opened(path) as file:
+def _decompressed(span: Span) -> Iterator[bytes]:
+    """The content of a file or span in non-empty pieces, without the file's byte order mark."""
+    if span.begin or span.end is not None:
+        end = storage.num_bytes(span.path) if span.end is None else span.end
+        for number, piece in enumerate(pieces(span.path, span.begin, end)):
+            yield piece if span.begin or number else piece.removeprefix(BYTE_ORDER_MARK)
+        return
+    with storage.opened(span.path) as file:
         head = file.read(READ_BYTES)
-        codec = _codec(path, head)
+        codec = _codec(span.path, head)
         if codec:
             yield from _members(file, head, codec)
             return

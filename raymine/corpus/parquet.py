@@ -27,11 +27,11 @@ MAX_BATCH_ROWS = 8192
 class ParquetReader:
     """Reads a Parquet file, or all those of a folder; one split per group of row groups."""
 
-    def splits(self, path: str, kind: str) -> list[dict[str, Any]]:
+    def splits(self, path: str, kind: str, whole_files: bool = False) -> list[dict[str, Any]]:
         return [split for file in data_files(path, SUFFIXES) for split in _file_splits(file)]
 
     def rows(self, split: dict[str, Any], columns: Columns, problems: Problems) -> Iterator[Rows]:
-        return parquet_rows(split["path"], columns, problems, split["row_groups"])
+        return parquet_rows(split["path"], columns, problems, split.get("row_groups"))
 
 
 def parquet_rows(

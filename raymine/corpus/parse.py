@@ -17,6 +17,16 @@ def columns_of(config: TextSource) -> Columns:
     return Columns(tuple(required), tuple(optional), config.vector_column)
 
 
+def asked_title(config: TextSource) -> str | None:
+    """The title column that some row of every file must have: one that the config names."""
+    return config.title_column if config.text_column and config.title_column != DEFAULT_TITLE else None
+
+
+def no_title(path: str, column: str) -> str:
+    """The fault of a file without the title column that was asked for."""
+    return f"{path}: no row has the title column `{column}`"
+
+
 def ids_of(rows: Rows, config: TextSource, problems: Problems) -> list[str]:
     """The ids of rows; integers become their decimal strings. What is no id is noted in `problems`."""
     found = rows.columns[config.id_column]

@@ -11,6 +11,7 @@ write; the process peaks at 290 MB.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from raymine.artifacts import Record, Task
 from raymine.config import CorpusConfig, QueriesConfig, TextSource
 from raymine.corpus.base import Problems
 from raymine.corpus.batches import Batch, batches
+from raymine.corpus.parse import asked_title, no_title
 from raymine.corpus.splits import splits
 from raymine.errors import InputError
 from raymine.storage import Shard
@@ -38,7 +40,8 @@ class ReadDocuments:
     """Reads one split of the corpus.
 
     Task inputs: one dict of `splits`. Outputs: n corpus shards, then, with vectors, n shards of them (as given: not
-    normalised; none for empty documents). Info: num_shards (n), num_empty, dim (None without vectors).
+    normalised; none for empty documents). Info: num_shards (n), num_empty, dim (None without vectors); of a byte range
+    also has_title: if it has none, that is no fault yet, as another part of the file may have one.
     """
 
     VERSION = 1
@@ -66,27 +69,55 @@ class ReadQueries:
 
 
 def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Record:
-    problems = Problems()
-    num_rows = 0
-    try:
-        for batch in batches(config, split, problems):
-            num_rows += len(batch.ids)
-            if not problems.lines:
-                writer.add(batch)
-        if config.has_vectors and writer.dim is None and not problems.lines:
-            problems.add(split["path"], "no row has a vector: every text is empty")
-        if not problems.lines:
-            writer.finish()
-    except InputError as error:
-        problems.add_error(error)
+    faults: list[str] = []
+    num_rows, has_title = 0, False
+    for part in split.get("parts", [split]):
+        read = _read_part(config, part, writer, is_written=not faults)
+        faults += read.problems.lines
+        num_rows += read.num_rows
+        has_title = has_title or read.has_title
+    if not faults:
+        writer.finish()
     return Record(
         outputs=writer.shards,
         rows_in=num_rows,
         rows_out=writer.num_written,
         bytes_in=split["num_bytes"],
-        problems=problems.lines,
-        info={"num_shards": len(writer.tables), "num_empty": writer.num_empty, "dim": writer.dim},
+        problems=faults,
+        info={
+            "num_shards": len(writer.tables),
+            "num_empty": writer.num_empty,
+            "dim": writer.dim,
+            **({"has_title": has_title} if "byte_range" in split else {}),
+        },
     )
+
+
+@dataclass
+class _PartRead:
+    problems: Problems = field(default_factory=Problems)
+    num_rows: int = 0
+    has_title: bool = False
+
+
+def _read_part(config: TextSource, split: dict[str, Any], writer: ShardWriter, is_written: bool) -> _PartRead:
+    """Reads one file or part of a file; its rows go to the writer until something is wrong."""
+    read = _PartRead()
+    problems, path = read.problems, split["path"]
+    try:
+        for batch in batches(config, split, problems):
+            read.num_rows += len(batch.ids)
+            read.has_title = read.has_title or batch.has_title
+            if is_written and not problems.lines:
+                writer.add(batch)
+        title = asked_title(config)
+        if title and not read.has_title and read.num_rows and path and "byte_range" not in split:
+            problems.add_line(no_title(path, title))
+        if config.has_vectors and writer.dim is None and read.num_rows and not problems.lines:
+            problems.add(path, "no row has a vector: every text is empty")
+    except InputError as error:
+        problems.add_error(error)
+    return read
 
 
 class ShardWriter:

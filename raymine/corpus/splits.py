@@ -1,7 +1,14 @@
 """What of a source can be read on its own: its format, its files, and the task inputs that name them.
 
 Cheap: names, footers and headers are read, and contents are hashed (or remembered by the cache). A split's dict has
-`path` and `vectors` (where it lies), and beside them only what decides its rows: `content`, row groups or row ranges.
+`path` and `vectors` (where it lies), and beside them only what decides its rows: `content`, and byte ranges, row groups
+or row ranges.
+
+A file of any size is cut into splits of some 200 MB: Parquet by row groups, plain text by byte ranges, local Arrow
+files by record batches, .npy by rows. One task each: a compressed text file, a remote Arrow file, and text that a .npy
+file lies beside (its rows would have to be counted first). A split ends in a smaller shard, so there are at most
+num_documents / shard_documents + num_splits shards: 10 million documents of 150 characters are 8 splits and 619 shards.
+Many small files are joined into fewer splits for the same reason: ten thousand part files are not ten thousand shards.
 """
 
 from __future__ import annotations
@@ -18,6 +25,10 @@ from raymine.errors import InputError
 from raymine.fingerprint import fingerprint
 
 NPY_SPLIT_BYTES = 200_000_000  # as a Parquet split
+MANY_SPLITS = 256  # up to here a file is a split of its own, so that an added file changes no other
+SMALL_BYTES = 4 << 20  # a smaller file has less than the text of a shard: 16384 documents of 256 characters
+JOINED_BYTES = 64 << 20
+PLACES = ("path", "vectors", "parts")  # of a split: where it lies; all else decides its rows
 
 
 def kind_of(config: TextSource) -> str:
@@ -89,7 +100,8 @@ def splits(config: TextSource, cache: storage.HashCache) -> list[dict[str, Any]]
 
     Returns:
         Dicts with `path` (a file, or None), `content` (hash of all that is read), `num_bytes`; `format`; and where they
-        apply `row_groups` [begin, end), `num_rows`, `vectors` (.npy path) and `vector_rows` [begin, end).
+        apply `byte_range`, `row_groups` (both [begin, end)), `num_rows`, `vectors` (.npy path) and `vector_rows`. Small
+        files that are read as one split are its `parts`, such dicts themselves.
 
     Raises:
         InputError: nothing to read, no rows, or another number of vectors than of rows.
@@ -97,18 +109,34 @@ def splits(config: TextSource, cache: storage.HashCache) -> list[dict[str, Any]]
     if config.path is None:
         found = _vector_splits(config.vectors or "", cache)
     else:
-        name = format_of(config)
-        found = [{**split, "format": name} for split in READERS[name].splits(config.path, kind_of(config))]
+        found = file_splits(config, whole_files=config.vectors is not None)
         if not found:
             what = {"corpus": "documents", "queries": "queries"}[kind_of(config)]
             raise InputError(f"{config.path}: empty: it has no {what}", expected="at least one", fix="check the path")
         for split in found:
-            split["content"] = cache.content_hash(split["path"])
-            split.setdefault("num_bytes", _num_bytes(split["path"]))
+            split["content"] = cache.content_hash(split["path"], split.get("byte_range"))
+            split.setdefault("num_bytes", storage.num_bytes(split["path"]))
         if config.vectors is not None:
             _give_vectors(config.path, found, config.vectors, cache)
+        elif config.vector_column is None and len(found) > MANY_SPLITS:
+            found = _joined(found)
     _tell_copies_apart(found)
     return found
+
+
+def file_splits(config: TextSource, whole_files: bool = False) -> list[dict[str, Any]]:
+    """The splits of the files under `config.path`, without a look at their contents: `path`, `format`, ranges.
+
+    Args:
+        config: CorpusConfig or QueriesConfig with a path.
+        whole_files: see `Reader.splits`.
+
+    Raises:
+        InputError: nothing tells the format, or there are no files.
+    """
+    name = format_of(config)
+    found = READERS[name].splits(config.path or "", kind_of(config), whole_files)
+    return [{**split, "format": name} for split in found]
 
 
 def _vector_splits(path: str, cache: storage.HashCache) -> list[dict[str, Any]]:
@@ -151,16 +179,40 @@ def check_num_vectors(vectors: str, num_vectors: int, path: str, num_rows: int) 
         )
 
 
-def _num_bytes(path: str) -> int:
-    with storage.opened(path) as file:
-        return int(file.seek(0, 2))
+def _joined(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Joins neighbouring small splits; a file added behind them changes the last group only."""
+    groups: list[list[dict[str, Any]]] = []
+    num_bytes = JOINED_BYTES
+    for split in found:
+        is_small = split["num_bytes"] < SMALL_BYTES
+        if not is_small or num_bytes + split["num_bytes"] > JOINED_BYTES:
+            groups.append([])
+            num_bytes = 0
+        groups[-1].append(split)
+        num_bytes += split["num_bytes"] if is_small else JOINED_BYTES
+    return [group[0] if len(group) == 1 else _group(group) for group in groups]
+
+
+def _group(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "path": parts[0]["path"],
+        "format": parts[0]["format"],
+        "content": fingerprint([without_places(part) for part in parts]),
+        "num_bytes": sum(part["num_bytes"] for part in parts),
+        "parts": parts,
+    }
+
+
+def without_places(split: dict[str, Any]) -> dict[str, Any]:
+    """What decides a split's rows."""
+    return {name: value for name, value in split.items() if name not in PLACES}
 
 
 def _tell_copies_apart(found: list[dict[str, Any]]) -> None:
     """Numbers splits that are alike in content, so that each has a task key of its own."""
     seen: dict[str, int] = {}
     for split in found:
-        alike = json.dumps({key: value for key, value in split.items() if key not in ("path", "vectors")})
+        alike = json.dumps(without_places(split))
         if alike in seen:
             split["copy"] = seen[alike]
         seen[alike] = seen.get(alike, 0) + 1

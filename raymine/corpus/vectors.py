@@ -46,7 +46,7 @@ def npy_header(path: str) -> NpyHeader:
     """
     if not storage.exists(path) or storage.is_folder(path):
         raise InputError(f"{path}: no such file", expected="a .npy file", fix="correct the path")
-    with storage.opened(path) as file:
+    with storage.opened(path, storage.JUMP_BYTES) as file:
         try:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
@@ -67,12 +67,6 @@ def npy_header(path: str) -> NpyHeader:
 
 
 @contextmanager
-def _mapped(path: str) -> Iterator[pa.NativeFile]:
-    with pa.memory_map(str(storage.local_path(path))) as file:
-        yield file
-
-
-@contextmanager
 def npy_rows(path: str, begin: int, end: int) -> Iterator[Callable[[int], Matrix]]:
     """Opens rows `begin` to `end` of a .npy file.
 
@@ -80,8 +74,7 @@ def npy_rows(path: str, begin: int, end: int) -> Iterator[Callable[[int], Matrix
         A function that gives the next n rows (fewer at the end) as float16 or float32 [n, dim].
     """
     header = npy_header(path)
-    opened = _mapped(path) if storage.is_local(path) else storage.opened(path)
-    with opened as file:
+    with storage.mapped(path, storage.CHUNK_BYTES) as file:
         file.seek(header.offset + begin * header.row_bytes)
         left = end - begin
 

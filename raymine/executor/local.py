@@ -1,35 +1,42 @@
 """Runs steps in this process: starts at once, for small jobs, tests and debugging.
 
-One worker per step. Where a stage takes two calls in flight, one task is read while the other computes.
+One worker per step, with all CPUs. Where a stage takes two calls in flight, one task is read while the other computes.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from raymine.artifacts import Resources, Step, Task, Work
+from raymine.executor.base import local_threads, set_threads
 
 
 class LocalExecutor:
-    """Runs tasks one after the other, or `calls_in_flight` at a time in threads."""
+    """Runs tasks one after the other, or `calls_in_flight` at a time in threads.
+
+    It sets the thread counts of this process's libraries, to the CPUs it may use or to OMP_NUM_THREADS if that is less.
+    """
 
     name = "local"
+
+    def __init__(self) -> None:
+        self.cpus = local_threads()
 
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
         """One worker with all CPUs, and with a GPU where the step wants one and there is one."""
         gpus = float(_has_gpu()) if resources.gpus is None else resources.gpus
-        return Resources(cpus=os.cpu_count() or 1, gpus=gpus, actors=1)
+        return Resources(cpus=self.cpus, gpus=gpus, actors=1)
 
     def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
+        set_threads(self.cpus)
         work = make_work()
         if work.stage.calls_in_flight == 1:
             yield from map(work, tasks)
             return
         waiting = iter(tasks)
-        with ThreadPoolExecutor(work.stage.calls_in_flight) as pool:
+        with ThreadPoolExecutor(work.stage.calls_in_flight, initializer=set_threads, initargs=(self.cpus,)) as pool:
             running: set[Future[dict[str, Any]]] = set()
             for task in waiting:
                 running.add(pool.submit(work, task))

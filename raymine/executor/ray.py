@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import pickle
+import threading
 import traceback
 import uuid
 import warnings
@@ -28,7 +29,7 @@ import pyarrow as pa
 
 from raymine.artifacts import Resources, Step, Task, Work
 from raymine.errors import ConfigError, ResourceError
-from raymine.executor.base import set_threads
+from raymine.executor.base import set_threads, usable_cpus
 
 CRASH_LIMIT = 3  # restarts of one worker of a pool, or of one plain task, after its process or node died
 MAX_BLOCKS = 4096  # Ray Data's driver takes 17 ms per block; above this number several tasks share one
@@ -127,6 +128,7 @@ class RayExecutor:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            options |= {"num_cpus": usable_cpus()}  # Ray counts those of the machine, or of its container
         ray.init(address=address, **options)
         self._started = True
 
@@ -277,7 +279,9 @@ class ActorWorker:
     """
 
     def __init__(self, make_work: Callable[[], Work], cpus: int) -> None:
-        set_threads(cpus)
+        self._cpus = cpus
+        self._threads = threading.local()
+        self._limit_threads()
         self._work: Work | None = None
         self._failed: pa.Table | None = None
         try:
@@ -288,7 +292,14 @@ class ActorWorker:
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._work is None:
             return self._failed
+        self._limit_threads()
         return _result_row(self._work, batch)
+
+    def _limit_threads(self) -> None:
+        """Once in every thread that Ray calls from: some libraries count per calling thread."""
+        if not hasattr(self._threads, "are_set"):
+            set_threads(self._cpus)
+            self._threads.are_set = True
 
 
 _kept: dict[str, Work] = {}  # of this process: the stage of the run that it last worked for

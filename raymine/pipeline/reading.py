@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from raymine.artifacts import Step, Task, task_key
+from raymine.artifacts import Done, Step, StepResult, Task, task_key
 from raymine.config import CorpusConfig, QueriesConfig
 from raymine.corpus.ids import IndexIds, JoinPositives, ResolveIds
 from raymine.corpus.judgements import ReadJudgements, judgement_files
 from raymine.corpus.pairs import ReadPairs
+from raymine.corpus.parse import asked_title, no_title
 from raymine.corpus.queries import SelectQueries
 from raymine.corpus.read import ReadDocuments, ReadQueries, splits
 from raymine.corpus.run import ReadRun
-from raymine.errors import InputError
+from raymine.corpus.splits import without_places
+from raymine.errors import InputError, too_many
 from raymine.pipeline.base import LIGHT, Context, contents, paths, placed
 from raymine.storage import Shard
 
@@ -41,7 +43,7 @@ def _read_documents(context: Context, config: CorpusConfig) -> None:
     identity = config.model_dump(exclude={"path", "vectors"})
     tasks = _split_tasks(context, config)
     step = Step("read_documents", ReadDocuments, {"config": config}, identity, tasks, LIGHT, unit="documents")
-    for done in context.run(step).done:
+    for done in _checked_titles(config, context.run(step)):
         count = done.info["num_shards"]
         context.tables.corpus += done.outputs[:count]
         context.tables.corpus_vectors += done.outputs[count:]
@@ -51,11 +53,21 @@ def _read_documents(context: Context, config: CorpusConfig) -> None:
 
 def _split_tasks(context: Context, config: CorpusConfig | QueriesConfig) -> list[Task]:
     """A task per split; its key covers the split's content and range, not where it lies."""
-    found = []
-    for split in splits(config, context.cache):
-        unplaced = {name: value for name, value in split.items() if name not in ("path", "vectors")}
-        found.append(Task(task_key(unplaced), split))
-    return found
+    return [Task(task_key(without_places(split)), split) for split in splits(config, context.cache)]
+
+
+def _checked_titles(config: CorpusConfig | QueriesConfig, result: StepResult) -> list[Done]:
+    """What was read; raises InputError for a file none of whose parts has the title column that was asked for."""
+    title = asked_title(config)
+    has_title: dict[str, bool] = {}
+    for task, done in zip(result.step.tasks, result.done, strict=True):
+        if "byte_range" in task.inputs:
+            path = task.inputs["path"]
+            has_title[path] = has_title.get(path, False) or done.info["has_title"]
+    faults = [no_title(path, title) for path, has_one in has_title.items() if title and not has_one]
+    if faults:
+        raise InputError(too_many(faults))
+    return result.done
 
 
 def _read_queries(context: Context) -> tuple[list[Shard], list[Shard]]:
@@ -67,7 +79,7 @@ def _read_queries(context: Context) -> tuple[list[Shard], list[Shard]]:
     )
     texts: list[Shard] = []
     vectors: list[Shard] = []
-    for done in context.run(step).done:
+    for done in _checked_titles(config, context.run(step)):
         count = done.info["num_shards"]
         texts += done.outputs[:count]
         vectors += done.outputs[count:]

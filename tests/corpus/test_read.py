@@ -18,6 +18,7 @@ from raymine import schemas, storage
 from raymine.config import CorpusConfig, QueriesConfig
 from raymine.corpus import parquet
 from raymine.corpus import read as reading_module
+from raymine.corpus import splits as splits_module
 from raymine.corpus.read import splits
 from raymine.errors import InputError
 
@@ -251,3 +252,41 @@ def test_files_without_rows_are_left_out(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "1.jsonl.gz", [])
     write_jsonl(tmp_path / "in" / "2.jsonl", ROWS)
     assert read(CorpusConfig(path=str(tmp_path / "in")), tmp_path / "out").table.num_rows == len(ROWS)
+
+
+def test_many_small_files_are_few_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read one after the other into the same shards; large files stay alone, and few files as they are."""
+    rows = [{"_id": str(number), "text": f"text {number}"} for number in range(120)]
+    for number in range(40):
+        suffix = ".jsonl.gz" if number % 3 else ".jsonl"
+        write_jsonl(tmp_path / "in" / f"{number:03d}{suffix}", rows[3 * number : 3 * number + 3])
+    config = CorpusConfig(path=str(tmp_path / "in"), shard_documents=25)
+    alone = read(config, tmp_path / "alone")
+    assert len(alone.records) == len(alone.tables) == 40
+    monkeypatch.setattr(splits_module, "MANY_SPLITS", 39)
+    joined = read(config, tmp_path / "joined")
+    assert [table.num_rows for table in joined.tables] == [25] * 4 + [20]
+    assert joined.table.equals(alone.table)
+    assert joined.records[0].bytes_in == sum(record.bytes_in for record in alone.records)
+    monkeypatch.setattr(splits_module, "JOINED_BYTES", 1000)
+    groups = splits(config, storage.HashCache())
+    assert 2 < len(groups) < 20 and max(split["num_bytes"] for split in groups) <= 1000
+    write_jsonl(tmp_path / "in" / "040.jsonl", rows)
+    added = splits(config, storage.HashCache())
+    assert added[: len(groups) - 1] == groups[:-1]
+    monkeypatch.setattr(splits_module, "SMALL_BYTES", 1000)
+    assert splits(config, storage.HashCache())[-1]["path"].endswith("040.jsonl")
+    assert read(config, tmp_path / "large").table["doc_id"].to_pylist() == [row["_id"] for row in [*rows, *rows]]
+
+
+def test_faults_of_joined_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file's are found, under its own name and line, and nothing is taken for whole."""
+    monkeypatch.setattr(splits_module, "MANY_SPLITS", 1)
+    good = b'{"_id": "a", "text": "b"}\n'
+    for name, content in (("0", good + b"x"), ("1", good * 2), ("2", b'{"id": 1}\n'), ("3", good + b"\xff\n")):
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    found = read(CorpusConfig(path=str(tmp_path)), tmp_path / "out").records
+    assert len(found) == 1 and found[0].outputs == []
+    assert [line.split(": ")[0] for line in found[0].problems] == [
+        f"{tmp_path}/{place}" for place in ("0.jsonl:2", "2.jsonl:1", "3.jsonl:2")
+    ]
