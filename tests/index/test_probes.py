@@ -118,7 +118,7 @@ def test_a_target_out_of_reach_takes_the_highest_recall(built: dict[str, Any]) -
     """The one of all lists, where codes alone cannot tell the documents apart, with no more lists than it takes."""
     info = chosen(built, overfetch=1, recall_target=1.0)
     assert info["recall"] == pytest.approx(recall_of(built, info["nprobe"], 1), abs=1e-9)
-    assert recall_of(built, 64, 1) <= info["recall"] < 1
+    assert recall_of(built, 64, 1) - 1e-9 <= info["recall"] < 1
 
 
 def test_clusters_of_rows_come_from_all_parts(built: dict[str, Any]) -> None:
