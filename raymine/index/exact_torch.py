@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +52,7 @@ PAIR_ELEMENTS = 1 << 24
 # rounding each sum (Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ CS 2021): up to
 # 2**-23 an addend and as much a block. Twice that; plain float32 would have 2**-24.
 ADDITION_ERROR = 2.0**-22
-# float32 vectors may be multiplied as TF32, which keeps 10 bits after the first; float16 vectors are multiplied exactly.
+# float32 vectors may be multiplied as TF32, which keeps 10 bits after the first; float16 ones are multiplied exactly.
 TF32_ROUNDOFF = 2.0**-10
 FLOAT64_ROUNDOFF = 2.0**-53
 
@@ -174,7 +174,7 @@ class RunningTopk:
 
         self.k, self.device = k, torch.device(device)
         # Its own stream: on the encoder's, every copy back would wait for all that the encoder has queued.
-        self._stream = torch.cuda.Stream(priority=-1) if self.device.type == "cuda" else None
+        self._stream = _urgent_stream() if self.device.type == "cuda" else None
         with self._on_device():
             self.queries = [torch.tensor(block, device=self.device) for block in blocks]
             self._norms = [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in self.queries]
@@ -257,6 +257,14 @@ class RunningTopk:
         import torch
 
         return torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
+
+
+def _urgent_stream() -> torch.cuda.Stream:
+    import torch
+
+    make: Any = torch.cuda.Stream
+    stream: torch.cuda.Stream = make(priority=-1)
+    return stream
 
 
 def _merged(best: torch.Tensor, values: torch.Tensor, k: int) -> torch.Tensor:

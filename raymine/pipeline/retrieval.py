@@ -167,7 +167,8 @@ def candidates(context: Context, sources: Mapping[str, Mapping[str, Any]]) -> tu
 
     Args:
         context: the round.
-        sources: per source, `k` and (but for random) `hits`, its shards.
+        sources: per source, `k` and (but for random) `hits`, its shards; also `identity` where their k best are the
+            same whatever their bytes are.
 
     Returns:
         The union's tasks (candidates, pairs) and the notes.
@@ -178,10 +179,10 @@ def candidates(context: Context, sources: Mapping[str, Mapping[str, Any]]) -> tu
         "num_documents": tables.num_documents,
         "seed": context.config.seed,
     }
-    settings: dict[str, Any] = {**shared, "sources": _with_hits(sources, paths)}
+    settings: dict[str, Any] = {**shared, "sources": {name: _settings(each) for name, each in sources.items()}}
     identity: dict[str, Any] = {
         **shared,
-        "sources": _with_hits(sources, contents),
+        "sources": {name: _identity(source) for name, source in sources.items()},
         "positives": contents(tables.positives),
         "queries": contents(tables.queries),
     }
@@ -199,11 +200,11 @@ def candidates(context: Context, sources: Mapping[str, Mapping[str, Any]]) -> tu
     return union, context.run(step).shards
 
 
-def _with_hits(sources: Mapping[str, Mapping[str, Any]], name: Any) -> dict[str, dict[str, Any]]:
-    """The sources with their hits' shards as `name` gives them (paths or contents)."""
+def _settings(source: Mapping[str, Any]) -> dict[str, Any]:
+    hits: Sequence[Shard] | None = source.get("hits")
+    return {"k": source["k"], **({"hits": paths(hits)} if hits is not None else {})}
 
-    def named(source: Mapping[str, Any]) -> dict[str, Any]:
-        hits: Sequence[Shard] | None = source.get("hits")
-        return {**source, **({"hits": name(hits)} if hits is not None else {})}
 
-    return {key: named(source) for key, source in sources.items()}
+def _identity(source: Mapping[str, Any]) -> dict[str, Any]:
+    hits: Sequence[Shard] | None = source.get("hits")
+    return {"k": source["k"], **({"hits": source.get("identity") or contents(hits)} if hits is not None else {})}

@@ -4,6 +4,7 @@
     reading     read_documents, read_queries, read_judgements, select_queries, index_ids, (read_run,) resolve_ids,
                 join_positives
     embedding   embed_queries, embed_documents                     per query block, per document shard
+                (embed_documents, search_shards)                   on a GPU, exact search in the same worker
     retrieval   search_exact | train_ivf, assign_queries, build_part, search_part, merge_shortlist, rescore_hits
                 query_terms, tokenize_documents, bm25_statistics, search_bm25      per document part
                 union_candidates                                   per query block
@@ -23,7 +24,7 @@ from __future__ import annotations
 from typing import Any
 
 from raymine.index.bm25 import check as check_bm25
-from raymine.pipeline import embedding, reading, retrieval, selection
+from raymine.pipeline import embedding, fused, reading, retrieval, selection
 from raymine.pipeline.base import Context
 from raymine.rescore.cross_encoder import check as check_teacher
 
@@ -41,10 +42,14 @@ def run_round(context: Context) -> None:
     if config.retrieve.bm25:
         check_bm25(config.retrieve.bm25)
     reading.read(context)
-    if config.has_embeddings:
-        embedding.embed(context, embedder)
     sources: dict[str, dict[str, Any]] = {}
-    if config.retrieve.dense:
+    if config.has_embeddings:
+        embedding.embed_queries(context, embedder)
+        if embedder is not None and fused.applies(context):
+            sources["dense"] = fused.embed_and_search(context, embedder)
+        else:
+            embedding.embed_documents(context, embedder)
+    if config.retrieve.dense and "dense" not in sources:
         sources["dense"] = {"hits": retrieval.search_dense(context), "k": config.retrieve.dense.k}
     if config.retrieve.bm25:
         sources["bm25"] = {"hits": retrieval.search_bm25(context), "k": config.retrieve.bm25.k}

@@ -9,6 +9,8 @@ block of queries being searched, scores of one tile, buffers of reading and writ
     bm25    postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct terms),
             and its length
 
+    device  queries that stay on a GPU during exact search: a vector as stored, and k float32 scores
+
 With the default budget of 2 GB a part is 500 MB: 488k documents of 256 dimensions, 163k of 768, 1M of BM25. A part is
 whole shards, at least one. Sizes change no result: hits of parts are merged by one rule.
 """
@@ -22,6 +24,8 @@ from raymine.storage import Shard
 SHARE = 0.25
 BM25_BYTES_PER_DOCUMENT = 8 * 60 + 8
 FLOAT32_BYTES = 4
+# On a GPU beside the model: 3.4 million queries of 768 dimensions with k 200; the smallest in use (T4, L4) have 16 GB.
+DEVICE_BYTES = 8e9
 
 
 def dense_part_documents(memory_gb: float, dim: int) -> int:
@@ -32,6 +36,11 @@ def dense_part_documents(memory_gb: float, dim: int) -> int:
 def bm25_part_documents(memory_gb: float) -> int:
     """Documents whose postings fit in a part."""
     return int(SHARE * memory_gb * 1e9 / BM25_BYTES_PER_DOCUMENT)
+
+
+def device_query_bytes(dim: int, k: int, store: str) -> int:
+    """Bytes on the device per query of exact search, its vector stored as float16 or float32."""
+    return dim * (2 if store == "float16" else FLOAT32_BYTES) + FLOAT32_BYTES * k
 
 
 def parts(shards: Sequence[Shard], part_documents: int) -> list[list[int]]:
