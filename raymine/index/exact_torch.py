@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 # Scores of one tile, 512 MB of float32: a query block and a shard of the default sizes (8,192 x 16,384).
 SCORES_PER_TILE = 1 << 27
 DOCS_PER_TILE = 16384
-# Elements of a padded table of survivors (12 bytes each), and of one chunk of pairs in float64 (two of 8 bytes each).
-PADDED_ELEMENTS = 1 << 24
+# Survivors that are scored and sorted together (some 50 bytes each; more only where scores tie in masses), and elements
+# of one chunk of their vectors in float64 (24 bytes each).
+SURVIVORS_AT_ONCE = 1 << 23
 PAIR_ELEMENTS = 1 << 24
 # Error of one addition, relative to |q| |d|. Tensor cores align the addends of a block and cut them off instead of
 # rounding each sum (Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ CS 2021): up to
@@ -103,46 +104,63 @@ def final_scores(
 
     dim = queries.shape[1]
     room = 1.01 * 2 * (dim + 2) * FLOAT64_ROUNDOFF * norms
-    scores = torch.empty(len(query_index), device=queries.device)
+    sums = torch.empty(len(query_index), dtype=torch.float64, device=queries.device)
     step = max(1, PAIR_ELEMENTS // dim)
-    for begin in range(0, len(scores), step):
-        rows, columns = query_index[begin : begin + step], doc_index[begin : begin + step]
-        sums = (queries[rows].double() * docs[columns].double()).sum(dim=1)
-        low, high = (sums - room[rows]).float(), (sums + room[rows]).float()
-        is_sure = (low == high) & (low.abs() >= torch.finfo(torch.float32).tiny)
-        unsure = (~is_sure).nonzero()[:, 0]
-        if len(unsure):
-            pairs = queries[rows[unsure]].cpu().numpy(), docs[columns[unsure]].cpu().numpy()
-            low[unsure] = torch.from_numpy(pair_scores(*pairs)).to(low.device)
-        scores[begin : begin + step] = low
+    for begin in range(0, len(sums), step):
+        chunk = slice(begin, begin + step)
+        sums[chunk] = (queries[query_index[chunk]].double() * docs[doc_index[chunk]].double()).sum(dim=1)
+    scores, high = (sums - room[query_index]).float(), (sums + room[query_index]).float()
+    is_sure = (scores == high) & (scores.abs() >= torch.finfo(torch.float32).tiny)
+    unsure = (~is_sure).nonzero()[:, 0]
+    if len(unsure):
+        pairs = queries[query_index[unsure]].cpu().numpy(), docs[doc_index[unsure]].cpu().numpy()
+        scores[unsure] = torch.from_numpy(pair_scores(*pairs)).to(scores.device)
     return scores
 
 
-def k_best(
-    rows: torch.Tensor, docs: torch.Tensor, scores: torch.Tensor, shape: tuple[int, int], k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best of each row; ties go to the lower document.
+def best_first(
+    rows: torch.Tensor, docs: torch.Tensor, scores: torch.Tensor, num_rows: int, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k best hits of each row, sorted by (row, score descending, document); topk.merge_topk on a device.
 
     Args:
-        rows: int64 [p], ascending.
+        rows: int64 [p].
         docs: int64 [p], ascending within a row.
-        scores: float32 [p].
-        shape: number of rows, and the most entries that a row has.
-        k: entries to keep per row.
+        scores: float32 [p], not NaN.
+        num_rows: rows are below it.
+        k: hits to keep per row.
 
     Returns:
-        Scores float32 [rows, min(k, width)], -inf where a row has no more, and documents int64 of the same shape.
+        Rows, documents, scores and ranks (int64) of the hits kept.
     """
     import torch
 
-    counts = torch.bincount(rows, minlength=shape[0])
-    position = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    padded = scores.new_full(shape, -torch.inf)
-    padded[rows, position] = scores
-    doc_of = rows.new_zeros(shape)
-    doc_of[rows, position] = docs
-    values, order = padded.sort(dim=1, descending=True, stable=True)
-    return values[:, :k], doc_of.gather(1, order[:, :k])
+    bits = (scores + 0.0).view(torch.int32)  # as in topk.score_order: integers that descend as scores ascend
+    descending = -1 - (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    order = ((rows << 32) + descending).sort(stable=True).indices
+    rows, docs, scores = rows[order], docs[order], scores[order]
+    counts = torch.bincount(rows, minlength=num_rows)
+    ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    kept = ranks < k
+    return rows[kept], docs[kept], scores[kept], ranks[kept]
+
+
+def take_in(best: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor) -> None:
+    """Brings each row's best scores up to date; only the rows that have something new are touched.
+
+    Args:
+        best: float32 [rows, k], descending; changed in place.
+        rows: int64 [p], at least one.
+        scores: float32 [p].
+        ranks: int64 [p], distinct within a row.
+    """
+    import torch
+
+    has_new = torch.bincount(rows, minlength=len(best)) > 0
+    touched = has_new.nonzero()[:, 0]
+    new = best.new_full((len(touched), int(ranks.max()) + 1), -torch.inf)
+    new[has_new.cumsum(0)[rows] - 1, ranks] = scores
+    best[touched] = torch.cat([best[touched], new], dim=1).topk(best.shape[1], dim=1).values
 
 
 @dataclass(frozen=True)
@@ -226,16 +244,18 @@ class RunningTopk:
         self, queries: torch.Tensor, docs: torch.Tensor, norms: torch.Tensor, best: torch.Tensor
     ) -> Iterator[Found]:
         reaches = self._reaches(queries, docs, norms, best)
-        width = int(reaches.sum(dim=1).max())
-        step = max(1, PADDED_ELEMENTS // max(1, width))
-        for begin in range(0, len(queries) if width else 0, step):
+        pieces = -(-int(reaches.sum()) // SURVIVORS_AT_ONCE)
+        step = -(-len(queries) // max(1, pieces))
+        for begin in range(0, len(queries) if pieces else 0, step):
             part = slice(begin, begin + step)
-            rows, columns = reaches[part].nonzero(as_tuple=True)
-            scores = final_scores(queries[part], docs, rows, columns, norms[part])
-            values, doc_index = k_best(rows, columns, scores, (len(reaches[part]), width), self.k)
-            is_hit = (values >= best[part, -1:]) & values.isfinite()
-            best[part] = _merged(best[part], values, self.k)
-            yield is_hit.nonzero()[:, 0] + begin, doc_index[is_hit], values[is_hit]
+            rows, doc_index = reaches[part].nonzero(as_tuple=True)
+            scores = final_scores(queries[part], docs, rows, doc_index, norms[part])
+            is_hit = scores >= best[part, -1][rows]
+            hits = rows[is_hit], doc_index[is_hit], scores[is_hit]
+            rows, doc_index, scores, ranks = best_first(*hits, len(norms[part]), self.k)
+            if len(rows):
+                take_in(best[part], rows, scores, ranks)
+                yield rows + begin, doc_index, scores
 
     def _reaches(
         self, queries: torch.Tensor, docs: torch.Tensor, norms: torch.Tensor, best: torch.Tensor
@@ -265,12 +285,6 @@ def _urgent_stream() -> torch.cuda.Stream:
     make: Any = torch.cuda.Stream
     stream: torch.cuda.Stream = make(priority=-1)
     return stream
-
-
-def _merged(best: torch.Tensor, values: torch.Tensor, k: int) -> torch.Tensor:
-    import torch
-
-    return torch.cat([best, values], dim=1).topk(k, dim=1).values
 
 
 class SearchShard:

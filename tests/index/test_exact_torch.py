@@ -53,7 +53,7 @@ def small_tiles(monkeypatch):
     """Tiles and chunks so small that a small test crosses all their borders."""
     monkeypatch.setattr(exact_torch, "SCORES_PER_TILE", 50)
     monkeypatch.setattr(exact_torch, "DOCS_PER_TILE", 16)
-    monkeypatch.setattr(exact_torch, "PADDED_ELEMENTS", 30)
+    monkeypatch.setattr(exact_torch, "SURVIVORS_AT_ONCE", 20)
     monkeypatch.setattr(exact_torch, "PAIR_ELEMENTS", 100)
 
 
