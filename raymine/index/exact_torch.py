@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -182,12 +182,12 @@ class RunningTopk:
     """All queries on a device, with each one's k best scores among the documents that were offered.
 
     Args:
-        blocks: vectors of each query block, float16 or float32 [q, dim], finite.
+        blocks: vectors of each query block, float16 or float32 [q, dim], finite; taken one at a time.
         k: hits per query.
         device: cuda or cpu.
     """
 
-    def __init__(self, blocks: Sequence[Matrix], k: int, device: str) -> None:
+    def __init__(self, blocks: Iterable[Matrix], k: int, device: str) -> None:
         import torch
 
         self.k, self.device = k, torch.device(device)
@@ -197,8 +197,8 @@ class RunningTopk:
             self.queries = [torch.tensor(block, device=self.device) for block in blocks]
             self._norms = [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in self.queries]
             self._best = [torch.full((len(block), k), -torch.inf, device=self.device) for block in self.queries]
-        self._latest = [-1] * len(blocks)
-        self._locks = [threading.Lock() for _ in blocks]
+        self._latest = [-1] * len(self.queries)
+        self._locks = [threading.Lock() for _ in self.queries]
 
     def documents(self, number: int, matrix: Matrix) -> Documents:
         """Brings a shard's vectors (n >= 1 of them) to the device."""
@@ -302,11 +302,16 @@ class SearchShard:
     def __init__(self, query_vectors: Sequence[str], block_starts: Sequence[int], k: int) -> None:
         import torch
 
-        blocks = [read_vectors(path) for path in query_vectors]
-        self.query_rows = [block.rows + start for block, start in zip(blocks, block_starts, strict=True)]
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.topk = RunningTopk([block.matrix for block in blocks], k, device)
+        self.query_rows: list[NDArray[np.int64]] = []
+        blocks = self._blocks(query_vectors, block_starts)
+        self.topk = RunningTopk(blocks, k, "cuda" if torch.cuda.is_available() else "cpu")
         self._at_hand: dict[str, Vectors] = {}
+
+    def _blocks(self, query_vectors: Sequence[str], block_starts: Sequence[int]) -> Iterator[Matrix]:
+        for path, start in zip(query_vectors, block_starts, strict=True):
+            block = read_vectors(path)
+            self.query_rows.append(block.rows + start)
+            yield block.matrix
 
     def hand_over(self, path: str, vectors: Vectors) -> None:
         """Gives the content of an embeddings file that a call is about to ask for, so that it is not read."""

@@ -5,8 +5,8 @@ second reading of the vectors. Two stages that know nothing of each other do it:
 which is given the vectors. They stay two steps with two artifacts:
 
     embed_documents   the same artifact as without a GPU, so its vectors are found by any later round
-    search_shards     hits per shard; what the first step did not search on its way (vectors that an earlier round made,
-                      documents that occur twice) is searched from the stored vectors
+    search_shards     hits per shard; what the first step did not search on its way, because an earlier round had made
+                      the vectors, is searched from the stored ones
 
 Identities. A worker leaves out hits that documents it saw before have beaten, so the bytes of a hits file depend on who
 made it. Only documents of earlier shards count there, so a task's key covers its shard and all before it: appended

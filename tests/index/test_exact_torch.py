@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,38 @@ def test_hits_stay_right_when_documents_are_appended():
     for count in range(1, 7):
         first = {number: found[number] for number in range(count)}
         assert merged(first, 12) == oracle(queries, docs[: borders[count]], 12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_lengths_of_a_million_to_one_are_compared_exactly(dtype):
+    """Inner products of vectors that are not normalised: the longest document decides the bound."""
+    rng = np.random.default_rng(11)
+    docs, queries = unit_vectors(rng, 400, 24, "float32"), unit_vectors(rng, 12, 24, "float32")
+    docs = (docs * 10 ** rng.uniform(-3, 3, (400, 1))).astype(dtype)
+    queries = (queries * 10 ** rng.uniform(-3, 3, (12, 1))).astype(dtype)
+    found = offered(RunningTopk([queries], 20, "cpu"), docs, [0, 100, 200, 300, 400], range(4))
+    assert merged(found, 20) == oracle(queries, docs, 20)
+
+
+def test_threads_that_overtake_each_other_leave_out_nothing_that_counts():
+    """Blocks of one shard interleave with those of another: still only earlier shards beat."""
+    rng = np.random.default_rng(12)
+    docs = unit_vectors(rng, 600, 16, "float16")
+    blocks = [unit_vectors(rng, 6, 16, "float16") for _ in range(4)]
+    topk = RunningTopk(blocks, 9, "cpu")
+    borders = list(range(0, 601, 30))
+
+    def shard(number: int) -> list[Any]:
+        part = topk.documents(number, docs[borders[number] : borders[number + 1]])
+        hits = (topk.search(block, part) for block in range(4))
+        return [(queries, index + borders[number], scores) for queries, index, scores in hits]
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(shard, range(20)))
+    for block, queries in enumerate(blocks):
+        for count in (1, 7, 20):
+            first = {number: found[number][block] for number in range(count)}
+            assert merged(first, 9) == oracle(queries, docs[: borders[count]], 9)
 
 
 def test_a_worker_leaves_out_what_it_has_seen_beaten():
