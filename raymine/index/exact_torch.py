@@ -119,7 +119,7 @@ def final_scores(
 
 
 def best_first(
-    rows: torch.Tensor, docs: torch.Tensor, scores: torch.Tensor, num_rows: int, k: int
+    rows: torch.Tensor, docs: torch.Tensor, scores: torch.Tensor, least: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The k best hits of each row, sorted by (row, score descending, document); topk.merge_topk on a device.
 
@@ -127,7 +127,7 @@ def best_first(
         rows: int64 [p].
         docs: int64 [p], ascending within a row.
         scores: float32 [p], not NaN.
-        num_rows: rows are below it.
+        least: float32 [number of rows], the lowest score that each keeps.
         k: hits to keep per row.
 
     Returns:
@@ -138,11 +138,11 @@ def best_first(
     bits = (scores + 0.0).view(torch.int32)  # as in topk.score_order: integers that descend as scores ascend
     descending = -1 - (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     order = ((rows << 32) + descending).sort(stable=True).indices
-    rows, docs, scores = rows[order], docs[order], scores[order]
-    counts = torch.bincount(rows, minlength=num_rows)
+    rows, scores = rows[order], scores[order]
+    counts = rows.new_zeros(len(least)).index_add_(0, rows, torch.ones_like(rows))
     ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    kept = ranks < k
-    return rows[kept], docs[kept], scores[kept], ranks[kept]
+    kept = ((ranks < k) & (scores >= least[rows])).nonzero()[:, 0]
+    return rows[kept], docs[order[kept]], scores[kept], ranks[kept]
 
 
 def take_in(best: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor) -> None:
@@ -156,7 +156,8 @@ def take_in(best: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ranks:
     """
     import torch
 
-    has_new = torch.bincount(rows, minlength=len(best)) > 0
+    has_new = torch.zeros(len(best), dtype=torch.bool, device=best.device)
+    has_new[rows] = True
     touched = has_new.nonzero()[:, 0]
     new = best.new_full((len(touched), int(ranks.max()) + 1), -torch.inf)
     new[has_new.cumsum(0)[rows] - 1, ranks] = scores
@@ -250,9 +251,7 @@ class RunningTopk:
             part = slice(begin, begin + step)
             rows, doc_index = reaches[part].nonzero(as_tuple=True)
             scores = final_scores(queries[part], docs, rows, doc_index, norms[part])
-            is_hit = scores >= best[part, -1][rows]
-            hits = rows[is_hit], doc_index[is_hit], scores[is_hit]
-            rows, doc_index, scores, ranks = best_first(*hits, len(norms[part]), self.k)
+            rows, doc_index, scores, ranks = best_first(rows, doc_index, scores, best[part, -1], self.k)
             if len(rows):
                 take_in(best[part], rows, scores, ranks)
                 yield rows + begin, doc_index, scores

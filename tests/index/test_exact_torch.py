@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from raymine import schemas, storage
 from raymine.artifacts import Task
@@ -195,6 +196,15 @@ def test_the_bound_of_float32_covers_tf32():
     assert np.abs(cut[0] @ cut[1].T - exact_products).max() < relative_error(64, is_half=False)
     halves = docs.astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal((halves.view(np.int32) & ~0x1FFF).view(np.float32), halves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_products_on_a_gpu_are_float32(dtype):
+    """Not rounded to half precision on their way out; with tensors that only say that they are on a GPU."""
+    with FakeTensorMode():
+        queries, docs = (torch.empty(count, 64, dtype=dtype, device="cuda") for count in (8, 100))
+        made = product(queries, docs)
+    assert (made.dtype, made.shape, made.device.type) == (torch.float32, (8, 100), "cuda")
 
 
 @pytest.mark.usefixtures("small_tiles")
