@@ -119,7 +119,7 @@ def final_scores(
 
 
 def best_first(
-    rows: torch.Tensor, docs: torch.Tensor, scores: torch.Tensor, least: torch.Tensor, k: int
+    rows: torch.Tensor, docs: torch.Tensor, scores: torch.Tensor, beaten: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The k best hits of each row, sorted by (row, score descending, document); topk.merge_topk on a device.
 
@@ -127,7 +127,7 @@ def best_first(
         rows: int64 [p].
         docs: int64 [p], ascending within a row.
         scores: float32 [p], not NaN.
-        least: float32 [number of rows], the lowest score that each keeps.
+        beaten: float32 [number of rows], the highest score that each leaves out.
         k: hits to keep per row.
 
     Returns:
@@ -139,9 +139,9 @@ def best_first(
     descending = -1 - (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     order = ((rows << 32) + descending).sort(stable=True).indices
     rows, scores = rows[order], scores[order]
-    counts = rows.new_zeros(len(least)).index_add_(0, rows, torch.ones_like(rows))
+    counts = rows.new_zeros(len(beaten)).index_add_(0, rows, torch.ones_like(rows))
     ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    kept = ((ranks < k) & (scores >= least[rows])).nonzero()[:, 0]
+    kept = ((ranks < k) & (scores > beaten[rows])).nonzero()[:, 0]
     return rows[kept], docs[order[kept]], scores[kept], ranks[kept]
 
 
@@ -251,6 +251,7 @@ class RunningTopk:
             part = slice(begin, begin + step)
             rows, doc_index = reaches[part].nonzero(as_tuple=True)
             scores = final_scores(queries[part], docs, rows, doc_index, norms[part])
+            # Scores that tie with the k-th best are beaten too: those k have lower doc_rows.
             rows, doc_index, scores, ranks = best_first(rows, doc_index, scores, best[part, -1], self.k)
             if len(rows):
                 take_in(best[part], rows, scores, ranks)
