@@ -12,8 +12,8 @@ default, bfloat16), so nothing is downloaded. Reported are
                 and the token table are not counted)
     search      seconds that the step takes longer when its workers also search (medians of interleaved runs), and what
                 the ledger says of it
-    against     the same search of the same vectors by torch.topk of each block of scores, merged; from vectors on the
-                device to hits
+    against     the same search of the same vectors by torch.topk of each block of scores, merged; shards begin in main
+                memory for the running top-k, and on the device for torch.topk
     checks      hits of some queries equal those of index.exact on the CPU; the largest error of a product, as a share
                 of the bound that the search relies on
 
@@ -231,7 +231,7 @@ def full_topk(queries: Sequence[Any], shards: Sequence[Any], k: int) -> list[Any
 
 
 def against_topk(context: Any, device: str, k: int) -> dict[str, float]:
-    """Running top-k and full torch.topk on the stored vectors, from the device's memory to hits; medians."""
+    """Running top-k and full torch.topk on the stored vectors, from vectors in memory to hits; medians."""
     import torch
 
     from raymine.index.exact_torch import RunningTopk
