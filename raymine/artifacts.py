@@ -67,6 +67,7 @@ class Record:
 
     `problems` are faults of the user's input, one line each: the task is then not done, the others go on, and the
     step ends with one error that lists them. `info` is for small facts that later steps need (JSON-like).
+    `elsewhere_s` is the part of the call's seconds that is in the ledger row of another step's task, done on the way.
     """
 
     outputs: list[Shard] = field(default_factory=list)
@@ -77,6 +78,7 @@ class Record:
     cache_hits: int = 0
     device: str = "cpu"
     device_s: float = 0.0
+    elsewhere_s: float = 0.0
     problems: list[str] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -208,14 +210,14 @@ class Work:
             {**shard.to_json(), "path": storage.relative(shard.path, self.workspace)} for shard in record.outputs
         ]
         figures = asdict(record)
-        for name in ("outputs", "problems", "info"):
+        for name in ("outputs", "problems", "info", "elsewhere_s"):
             del figures[name]
         ledger = {
             **self.run,
             "step": self.step.name,
             "shard": task.shard,
             "started_at": started_at,
-            "wall_s": wall_s,
+            "wall_s": max(0.0, wall_s - record.elsewhere_s),
             "cpus": self.step.resources.cpus,
             "gpus": self.step.resources.gpus,
             "bytes_out": sum(shard.num_bytes for shard in record.outputs),

@@ -176,3 +176,18 @@ def test_the_stage_is_built_only_where_there_is_work(artifacts: Artifacts) -> No
     artifacts.run(_step([1]))
     artifacts.run(_step([1]))
     assert Counting.built == 1
+
+
+class OnTheWay(Square):
+    """Says that 1000 of its seconds are in another step's row."""
+
+    def __call__(self, task: Task) -> Record:
+        record = super().__call__(task)
+        record.elsewhere_s = 1000.0
+        return record
+
+
+def test_seconds_that_another_step_accounts_for_are_not_counted_twice(artifacts: Artifacts) -> None:
+    """A task that does another step's task on its way leaves those seconds to it, and nothing of that in its row."""
+    (done,) = artifacts.run(_step([2], OnTheWay)).done
+    assert done.ledger["wall_s"] == 0.0 and "elsewhere_s" not in done.ledger

@@ -107,12 +107,16 @@ class EmbedShard:
         self.encoder: Encoder = SentenceTransformerEncoder(config, side)
 
     def __call__(self, task: Task) -> Record:
+        return self.embed(task)[0]
+
+    def embed(self, task: Task) -> tuple[Record, pa.Table]:
+        """Does one task; also gives the table it wrote, for whoever goes on with it (no rows where it found faults)."""
         texts = storage.read_table(task.inputs["table"], columns=["text"])
         embedded = embed_texts(texts["text"].to_pylist(), self.encoder, self.config.store)
         if embedded.no_text or embedded.non_finite:
-            return Record(problems=self._problems(task.inputs["table"], embedded))
+            return Record(problems=self._problems(task.inputs["table"], embedded)), embedded.table.slice(0, 0)
         table = embedded.table.replace_schema_metadata(self._metadata())
-        return Record(
+        record = Record(
             outputs=[storage.write_table(f"{task.output}.parquet", table)],
             rows_in=texts.num_rows,
             rows_out=table.num_rows,
@@ -122,6 +126,7 @@ class EmbedShard:
             device_s=embedded.device_s,
             info={"num_truncated": embedded.num_truncated},
         )
+        return record, table
 
     def _metadata(self) -> dict[str, str]:
         return {

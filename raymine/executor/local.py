@@ -5,12 +5,16 @@ One worker per step, with all CPUs. Where a stage takes two calls in flight, one
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 from raymine.artifacts import Resources, Step, Task, Work
 from raymine.executor.base import local_threads, set_threads
+
+DRIVER_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, either under WSL
 
 
 class LocalExecutor:
@@ -47,6 +51,9 @@ class LocalExecutor:
 
 
 def _has_gpu() -> bool:
+    """Importing torch takes two seconds; where Linux has no driver's device there is nothing to ask it for."""
+    if sys.platform == "linux" and not any(Path(path).exists() for path in DRIVER_DEVICES):
+        return False
     import torch
 
     return bool(torch.cuda.is_available())

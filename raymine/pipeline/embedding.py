@@ -6,7 +6,7 @@ from typing import Any
 
 from raymine.artifacts import Step, Task
 from raymine.embed.precomputed import StoreVectors
-from raymine.embed.sentence_transformer import Description
+from raymine.embed.sentence_transformer import Description, Side
 from raymine.embed.stage import DescribeEmbedder, EmbedShard
 from raymine.fingerprint import model_fingerprint
 from raymine.models import local_model
@@ -35,8 +35,8 @@ def _weights(context: Context) -> str:
     return model_fingerprint(local_model(config.model, config.revision), context.cache)
 
 
-def embed(context: Context, embedder: Description | None) -> None:
-    """Fills in the tables of vectors.
+def embed_queries(context: Context, embedder: Description | None) -> None:
+    """Fills in the vectors of the queries.
 
     Args:
         context: the round.
@@ -45,11 +45,18 @@ def embed(context: Context, embedder: Description | None) -> None:
     tables = context.tables
     if embedder is None:
         tables.query_vectors = _store(context, "store_query_vectors", tables.query_vectors)
-        tables.corpus_vectors = _store(context, "store_document_vectors", tables.corpus_vectors)
     else:
         context.facts["dim"] = embedder["dim"]
-        tables.query_vectors = _embed(context, "query", tables.queries, embedder)
-        tables.corpus_vectors = _embed(context, "document", tables.corpus, embedder)
+        tables.query_vectors = context.run(embed_step(context, "query", tables.queries, embedder)).shards
+
+
+def embed_documents(context: Context, embedder: Description | None) -> None:
+    """Fills in the vectors of the documents; arguments as of embed_queries."""
+    tables = context.tables
+    if embedder is None:
+        tables.corpus_vectors = _store(context, "store_document_vectors", tables.corpus_vectors)
+    else:
+        tables.corpus_vectors = context.run(embed_step(context, "document", tables.corpus, embedder)).shards
 
 
 def _store(context: Context, name: str, shards: list[Shard]) -> list[Shard]:
@@ -60,11 +67,12 @@ def _store(context: Context, name: str, shards: list[Shard]) -> list[Shard]:
     return context.run(Step(name, StoreVectors, settings, settings, tasks, LIGHT, unit="vectors")).shards
 
 
-def _embed(context: Context, side: str, shards: list[Shard], embedder: Description) -> list[Shard]:
+def embed_step(context: Context, side: Side, shards: list[Shard], embedder: Description) -> Step:
+    """The step that embeds one side: a task per shard of documents or block of queries."""
     config = context.config.embed
     assert config is not None
     weights = _weights(context)
-    other = {"query": "document", "document": "query"}[side]
+    other = "document" if side == "query" else "query"
     unnamed = {"model", "revision", "trust_remote_code", f"{other}_prompt", f"{other}_prompt_name"}
     described = {name: value for name, value in embedder.items() if name != f"{other}_prompt"}
     identity = {"side": side, "model": weights, "config": config.model_dump(exclude=unnamed), "embedder": described}
@@ -72,4 +80,4 @@ def _embed(context: Context, side: str, shards: list[Shard], embedder: Descripti
     tasks = [Task(shard.sha256, {"table": shard.path}) for shard in shards]
     name, unit = {"query": ("embed_queries", "queries"), "document": ("embed_documents", "documents")}[side]
     resources = workers(context.config.resources.embed)
-    return context.run(Step(name, EmbedShard, settings, identity, tasks, resources, unit=unit)).shards
+    return Step(name, EmbedShard, settings, identity, tasks, resources, unit=unit)

@@ -4,6 +4,7 @@
     reading     read_documents, read_queries, read_judgements, select_queries, index_ids, (read_run,) resolve_ids,
                 join_positives
     embedding   embed_queries, embed_documents                     per query block, per document shard
+                (embed_documents, search_shards)                   on a GPU, exact search in the same worker
     retrieval   search_exact | train_ivf, build_part, sample_queries, search_sample, choose_probes,
                 assign_queries, search_part, merge_shortlist, rescore_hits
                 query_terms, tokenize_documents, bm25_statistics, search_bm25      per document part
@@ -22,7 +23,7 @@ that it depends on has changed. The driver holds manifests only: a few hundred b
 from __future__ import annotations
 
 from raymine.index.bm25 import check as check_bm25
-from raymine.pipeline import dense, embedding, reading, retrieval, selection
+from raymine.pipeline import dense, embedding, fused, reading, retrieval, selection
 from raymine.pipeline.base import Context
 from raymine.pipeline.retrieval import Source
 from raymine.pipeline.search import for_all_blocks
@@ -42,10 +43,14 @@ def run_round(context: Context) -> None:
     if config.retrieve.bm25:
         check_bm25(config.retrieve.bm25)
     reading.read(context)
-    if config.has_embeddings:
-        embedding.embed(context, embedder)
     sources: dict[str, Source] = {}
-    if config.retrieve.dense:
+    if config.has_embeddings:
+        embedding.embed_queries(context, embedder)
+        if embedder is not None and fused.applies(context):
+            sources["dense"] = fused.embed_and_search(context, embedder)
+        else:
+            embedding.embed_documents(context, embedder)
+    if config.retrieve.dense and "dense" not in sources:
         sources["dense"] = Source(config.retrieve.dense.k, dense.search_dense(context))
     if config.retrieve.bm25:
         sources["bm25"] = Source(config.retrieve.bm25.k, retrieval.search_bm25(context))

@@ -8,6 +8,7 @@ and their code, queries, hits, the scores of one tile, buffers of reading and wr
     bm25    a part's postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct
             terms), and its length
     hits    of the queries of one task of exact search: 12 bytes each and 4 bytes per dimension of the query
+    device  queries that stay on a GPU during exact search: a vector as stored, and k float32 scores
 
 With the default budget of 2 GB: 488k documents of 256 dimensions in a chunk (163k of 768), parts of 12.5M documents of
 256 dimensions for ivfpq, of 1M for BM25.
@@ -38,6 +39,8 @@ EXACT_OPERATIONS = 2.0e12  # multiplications; divided by the dimensions
 BM25_PAIRS = 6.0e9
 IVFPQ_PAIRS = 1.0e10
 MAX_TASKS = 2048
+# On a GPU beside the model: 3.4 million queries of 768 dimensions with k 200; the smallest in use (T4, L4) have 16 GB.
+DEVICE_BYTES = 8e9
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ def ivfpq_limits(memory_gb: float, dim: int, code_dims: int) -> Limits:
 
 def bm25_limits(memory_gb: float) -> Limits:
     return Limits(int(SHARE * memory_gb * 1e9 / BM25_BYTES_PER_DOCUMENT), BM25_PAIRS)
+
+
+def device_query_bytes(dim: int, k: int, store: str) -> int:
+    """Bytes on the device per query of exact search, its vector stored as float16 or float32."""
+    return dim * (2 if store == "float16" else 4) + 4 * k
 
 
 def parts(shards: Sequence[Shard], most: float) -> list[list[int]]:
