@@ -77,7 +77,8 @@ def _on_ray(step: Step, folder: Path, first: Task, tasks: Sequence[Task], cpus: 
 
     from raymine.executor.ray import OBJECT_STORE_BYTES, RayExecutor
 
-    ray.init(num_cpus=cpus + 1, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False)
+    options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "log_to_driver": False}
+    ray.init("local", num_cpus=cpus + 1, **options)
     executor, make_work = RayExecutor(), partial(Work, step, str(folder), {})
 
     def work() -> Timed[None]:
