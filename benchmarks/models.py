@@ -1,4 +1,4 @@
-"""Trains the static embedder that the benchmarks use; nothing is fetched.
+"""Makes the models that the benchmarks use, a trained static embedder and untrained transformers; nothing is fetched.
 
     python benchmarks/models.py --data ../shared/data --set squad --out /tmp/squad-static
 
@@ -15,11 +15,13 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 DIM = 256
 VOCABULARY = 30_000
+HEAD_WIDTH = 32  # MiniLM's: 12 heads of 384
 BATCH = 1024
 LEARNING_RATE = 0.2  # token vectors start random and are rarely touched: far higher than for a transformer
 DEFAULT_DATA = Path(os.environ.get("RAYMINE_DATA", "../shared/data"))
@@ -49,6 +51,76 @@ def judgements(folder: Path, split: str) -> list[tuple[str, str]]:
     return [(row["query-id"], row["corpus-id"]) for row in rows if int(row["score"]) > 0]
 
 
+def wordpiece(texts: Iterable[str], special: Sequence[str]) -> Any:
+    """A WordPiece tokenizer trained on texts."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(special), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def save_bert(out: Path, texts: Iterable[str], layers: int, width: int, max_length: int, seed: int = 0) -> Path:
+    """Saves a BERT with mean pooling as a SentenceTransformer: weights from a seed, a tokenizer trained on texts."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertModel
+
+    _save_transformer(out / "transformer", BertModel, texts, layers, width, max_length, seed)
+    modules = [Transformer(str(out / "transformer"), max_seq_length=max_length), Pooling(width)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(out))
+    return out
+
+
+def save_cross_encoder(out: Path, texts: Iterable[str], layers: int, width: int, max_length: int) -> Path:
+    """Saves a BERT with one label that a CrossEncoder loads: weights from a seed, a tokenizer trained on texts."""
+    from transformers import BertForSequenceClassification
+
+    _save_transformer(out, BertForSequenceClassification, texts, layers, width, max_length, seed=0, num_labels=1)
+    return out
+
+
+def _save_transformer(
+    out: Path,
+    architecture: Any,
+    texts: Iterable[str],
+    layers: int,
+    width: int,
+    max_length: int,
+    seed: int,
+    **settings: Any,
+) -> None:
+    import torch
+    from tokenizers import processors
+    from transformers import BertConfig, PreTrainedTokenizerFast
+
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    trained = wordpiece(texts, list(names.values()))
+    ends = [(name, trained.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    trained.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained, model_max_length=max_length, model_input_names=inputs, **names
+    )
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD_WIDTH,
+        intermediate_size=4 * width,
+        initializer_range=0.1,  # so that an untrained model's outputs differ clearly between texts
+        **settings,
+    )
+    architecture(config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
 def train_static(folder: Path, out: Path, seed: int = 0) -> Path:
     """Trains the static embedder on a set's training pairs and saves it, unless it is there already.
 
@@ -68,16 +140,11 @@ def train_static(folder: Path, out: Path, seed: int = 0) -> Path:
         losses,
     )
     from sentence_transformers.models import StaticEmbedding
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     texts, asked = documents(folder), queries(folder)
     pairs = [(asked[query], texts[document]) for query, document in judgements(folder, "train")]
     random.Random(seed).shuffle(pairs)
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
-    tokenizer.train_from_iterator(texts.values(), trainer)
+    tokenizer = wordpiece(texts.values(), ["[PAD]", "[UNK]"])
     torch.manual_seed(seed)
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=DIM)], device="cpu")
     dataset = Dataset.from_dict({"anchor": [query for query, _ in pairs], "positive": [text for _, text in pairs]})

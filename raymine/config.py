@@ -114,7 +114,7 @@ class EmbedConfig(Section):
         dtype: number format in which the model computes.
         similarity: cosine (vectors are normalised) or dot; null: the model's own.
         store: number format of the stored vectors.
-        batch_tokens: padded tokens per batch.
+        batch_tokens: padded tokens per batch; null: what suits the model's device (see inference).
     """
 
     model: str | None = None
@@ -128,7 +128,7 @@ class EmbedConfig(Section):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     similarity: Similarity | None = None
     store: Literal["float16", "float32"] = "float16"
-    batch_tokens: int = Field(default=16384, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _one_prompt(self) -> EmbedConfig:
@@ -230,7 +230,7 @@ class RescoreConfig(Section):
         activation: raw (the logit) or model (the model's own activation, e.g. a sigmoid).
         max_length: tokens per pair; null: the model's own.
         dtype: number format in which the model computes.
-        batch_tokens: padded tokens per batch.
+        batch_tokens: padded tokens per batch; null: what suits the model's device (see inference).
     """
 
     model: str
@@ -239,7 +239,7 @@ class RescoreConfig(Section):
     activation: Literal["raw", "model"] = "raw"
     max_length: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    batch_tokens: int = Field(default=16384, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
 
 
 class MaxScore(Section):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 # A tokenizer without a limit says 1e30.
 UNLIMITED = 10**9
+# Padded tokens per batch. A GPU needs many to be busy. On a CPU the activations of a batch should stay in its caches: a
+# BERT of 6 layers of 384 on two threads took 7.5 s with 1024 to 2048, 8.2 with 4096, 8.7 with 8192 and 10.7 with 16384
+# (9.1 by the model's own batches of 32 texts). A static model has no activations: the fewer batches the better.
+BATCH_TOKENS = 16384
+CPU_BATCH_TOKENS = 2048
 
 
 class Runner:
@@ -33,12 +39,12 @@ class Runner:
 
     Args:
         model: SentenceTransformer or CrossEncoder, on its device, in evaluation mode.
-        batch_tokens: padded tokens per batch.
+        batch_tokens: padded tokens per batch; None: what suits the model and its device.
         head: what is wanted of the model's output features, as a tensor [rows, ...] of float32.
     """
 
-    def __init__(self, model: Any, batch_tokens: int, head: Callable[[Features], torch.Tensor]) -> None:
-        self.model, self.batch_tokens, self.head = model, batch_tokens, head
+    def __init__(self, model: Any, batch_tokens: int | None, head: Callable[[Features], torch.Tensor]) -> None:
+        self.model, self.batch_tokens, self.head = model, batch_tokens or default_batch_tokens(model), head
         self.padding = Padding.of(getattr(model[0], "tokenizer", None))
         self._tokenizing, self._running = threading.Lock(), threading.Lock()
 
@@ -52,6 +58,8 @@ class Runner:
         """
 
         def preprocess(chunk: list[Any]) -> Features:
+            if is_static(self.model):
+                return bag_of_tokens(self.model[0].tokenizer, chunk, options.get("prompt") or "")
             return dict(self.model.preprocess(chunk, **options))
 
         with self._tokenizing:
@@ -83,6 +91,36 @@ class Runner:
 
     def _moved(self, value: Any) -> Any:
         return value.to(self.model.device, non_blocking=True) if hasattr(value, "to") else value
+
+
+def is_static(model: Any) -> bool:
+    """Whether a model's first module is sentence-transformers' own StaticEmbedding."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    return type(model[0]) is StaticEmbedding
+
+
+def default_batch_tokens(model: Any) -> int:
+    """Padded tokens per batch that suit a model and its device."""
+    return CPU_BATCH_TOKENS if model.device.type == "cpu" and not is_static(model) else BATCH_TOKENS
+
+
+def bag_of_tokens(tokenizer: Any, texts: Sequence[str], prompt: str) -> Features:
+    """The features that StaticEmbedding's own `preprocess` makes, without offsets into the texts that nobody asks for
+    and without a Python list of all tokens: 8,000 abstracts in 1.3 s instead of 2.5.
+
+    Args:
+        tokenizer: a `tokenizers.Tokenizer`.
+        texts: n >= 1 texts.
+        prompt: put before each.
+    """
+    import torch
+
+    given = [prompt + text for text in texts] if prompt else list(texts)
+    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(given, add_special_tokens=False)]
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
+    return {"input_ids": torch.from_numpy(flat), "offsets": torch.from_numpy(np.cumsum(lengths) - lengths)}
 
 
 def load(family: str, config: EmbedConfig | RescoreConfig) -> Any:

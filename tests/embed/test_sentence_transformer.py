@@ -13,6 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import BoW, Dense, Normalize, Pooling, Router, Transformer
 
+from raymine import inference
 from raymine.config import EmbedConfig
 from raymine.embed import describe
 from raymine.embed.sentence_transformer import SentenceTransformerEncoder, Side
@@ -48,6 +49,30 @@ def test_static_embedding_equals_the_models_own_encoding(static_model: str, side
     made = encoded(EmbedConfig(model=static_model, batch_tokens=200), side)
     np.testing.assert_allclose(made, oracle(static_model, side, normalize_embeddings=True), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["", "heart graph: "])
+def test_a_static_models_tokens_are_its_own(static_model: str, prompt: str) -> None:
+    """They are made a shorter way than by its `preprocess`; a text without a known word has none."""
+    model = SentenceTransformer(static_model, device="cpu")
+    texts = [TEXTS[0], " ", *TEXTS[1:]]
+    expected = model.preprocess(texts, prompt=prompt)
+    made = inference.bag_of_tokens(model[0].tokenizer, texts, prompt)
+    assert set(made) == set(expected)
+    for name, values in expected.items():
+        assert made[name].dtype == values.dtype and torch.equal(made[name], values)
+
+
+def test_batches_on_a_cpu_are_small_unless_there_is_nothing_to_multiply(bert_model: str, static_model: str) -> None:
+    """And the config's own number counts, where it has one."""
+    sizes = {
+        folder: inference.default_batch_tokens(SentenceTransformer(folder, device="cpu"))
+        for folder in (bert_model, static_model)
+    }
+    assert sizes == {bert_model: inference.CPU_BATCH_TOKENS, static_model: inference.BATCH_TOKENS}
+    assert (
+        inference.Runner(SentenceTransformer(bert_model, device="cpu"), 7, lambda features: features).batch_tokens == 7
+    )
 
 
 @pytest.mark.parametrize("side", SIDES)

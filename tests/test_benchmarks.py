@@ -1,0 +1,87 @@
+"""The benchmarks' own arithmetic, and that the README shows what was measured."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHILD = """
+import json, measure, time
+held = bytearray(100 << 20)
+calls = []
+def work():
+    calls.append(1)
+    time.sleep(0.05)
+    return len(calls)
+print("a library prints this")
+measure.serve(work, lambda answer, path: path.write_text(str(answer)))
+"""
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """measure and table, as the scripts import them."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "benchmarks"))
+    import measure
+    import table
+
+    return measure, table
+
+
+def test_the_readme_shows_the_results(modules: Any) -> None:
+    """`python benchmarks/table.py --write` has been run since the last measurement."""
+    text = (ROOT / "README.md").read_text()
+    assert modules[1].with_table(text, modules[1].table()) == text
+
+
+def test_a_table_has_every_row_of_every_result(modules: Any, tmp_path: Path) -> None:
+    """In the order of the results' names; a result without rows is left out."""
+    measure, table = modules
+    rows = [
+        measure.row("a thing", "1 s", "2 s", "peer", 2.0004, ">= 1x"),
+        measure.row("other", "3", "", "none", None, ""),
+    ]
+    (tmp_path / "b.json").write_text(json.dumps({"rows": rows, "machine": "2 x CPU"}))
+    (tmp_path / "a.json").write_text(json.dumps({"runs": 1, "machine": "another"}))
+    lines = table.table(tmp_path).splitlines()
+    assert lines[2:4] == [
+        "| [a thing](benchmarks/results/b.json) | 1 s | peer: 2 s | 2x | >= 1x |",
+        "| [other](benchmarks/results/b.json) | 3 | none | - |  |",
+    ]
+    assert "2 x CPU" in lines[-1] and "another" not in lines[-1]
+
+
+def test_the_ratio_is_the_median_of_the_pairs(modules: Any) -> None:
+    """Not the ratio of the medians: a slow minute slows both sides of a pair."""
+    assert modules[0].ratio({"raymine": [1, 10, 2], "peer": [2, 20, 8]}) == 2
+
+
+def test_sides_take_turns(modules: Any) -> None:
+    """The one that is first in one round is last in the next."""
+    order: list[str] = []
+    runs = {name: lambda name=name: order.append(name) or 1.0 for name in "ab"}
+    assert modules[0].turns(runs, 3) == {"a": [1.0] * 3, "b": [1.0] * 3}
+    assert "".join(order) == "abbaab"
+
+
+def test_a_side_works_when_asked_and_is_weighed(modules: Any, tmp_path: Path) -> None:
+    """Its seconds are those of the work, its answer the last one, its memory what it held."""
+    with modules[0].sides({"only": [sys.executable, "-c", CHILD]}) as started:
+        seconds = [started["only"].work() for _ in range(8)]
+        assert started["only"].save(tmp_path / "answer").read_text() == "8"
+        memory = started["only"].close()
+    assert all(0.05 <= each < 1 for each in seconds)
+    assert 100 < memory["tree_mb"] < 300 and 100 < memory["peak_mb"] < 300
+
+
+def test_memory_of_a_tree_counts_the_children(modules: Any) -> None:
+    """A parent that holds nothing and a child that holds 100 MB."""
+    child = "import time; held = bytearray(100 << 20); time.sleep(1)"
+    done = modules[0].ask(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"]
+    )
+    assert done["peak_mb"] < 60 and 100 < done["tree_mb"] < 200
