@@ -30,6 +30,7 @@ class ClaimsGpu(LocalExecutor):
     """Says that there is a GPU; may shuffle tasks and notes what ran."""
 
     def __init__(self, shuffle: int | None = None) -> None:
+        super().__init__()
         self.shuffle = shuffle
         self.ran: dict[str, int] = {}
 
