@@ -189,6 +189,8 @@ class Race:
         """
         from raymine.index.race import offer
 
+        if not len(self.tile.hits[0]) and not self.sizes.any():
+            self._begin(bits)
         row, column = 0, 0
         while row < len(bits):
             row, column = offer(
@@ -197,6 +199,17 @@ class Race:
             )  # fmt: skip
             if row < len(bits):
                 self._decide(row)
+
+    def _begin(self, bits: NDArray[np.int16]) -> None:
+        """Sets thresholds from the first products of all, or else most of them would be taken in one by one."""
+        from raymine.index.race import thresholds_below
+
+        width = bits.shape[1]
+        if width > self.k:
+            keys = bits ^ ((bits >> 15) & np.int16(0x7FFF))
+            kth = np.partition(keys, width - self.k, axis=1)[:, width - self.k].astype(np.int32)
+            values = ((kth ^ ((kth >> 15) & 0x7FFF)) << 16).view(np.float32).astype(np.float64)
+            self.thresholds = thresholds_below(values, self.errors, BFLOAT16_ROUNDOFF)
 
     def survivors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What is left: query indexes in the tile and document indexes in the chunk, int64 [n] each."""

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from raymine.index.compiled import compiled
 
-BLOCK = 64  # products compared at once
-SMALL_BLOCK = 16  # and again where one of those reaches the threshold, before any is looked at by itself
+BLOCK = 64  # products compared before any of them is looked at by itself
 
 
 @compiled
@@ -75,48 +74,6 @@ def shrink(
 
 
 @compiled
-def next_reaching(row: NDArray[np.int16], begin: int, end: int, size: int, threshold: np.int16) -> int:
-    """The begin of the first block of `size` products, from `begin` on, of which one reaches the threshold; else end.
-
-    One call goes through many blocks: handing over an array costs as much as comparing ten of them.
-    """
-    while begin < end:
-        found = np.uint8(0)
-        for position in range(np.uint64(begin), np.uint64(min(begin + size, end))):
-            bits = row[position]
-            found |= np.uint8(np.int16(bits ^ np.int16(np.int16(bits >> np.int16(15)) & np.int16(0x7FFF))) >= threshold)
-        if found != 0:
-            return begin
-        begin += size
-    return end
-
-
-@compiled
-def take(
-    row: NDArray[np.int16],
-    begin: int,
-    end: int,
-    threshold: np.int16,
-    first_doc: int,
-    keys: NDArray[np.int16],
-    docs: NDArray[np.int32],
-    size: int,
-) -> int:
-    """Puts those of a query's products that reach the threshold behind its keys; returns how many keys there are."""
-    while True:
-        begin = next_reaching(row, begin, end, SMALL_BLOCK, threshold)
-        if begin >= end:
-            return size
-        for position in range(begin, min(begin + SMALL_BLOCK, end)):
-            bits = row[position]
-            key = bits ^ ((bits >> 15) & 0x7FFF)
-            if key >= threshold:
-                keys[size], docs[size] = key, first_doc + position
-                size += 1
-        begin += SMALL_BLOCK
-
-
-@compiled
 def offer(
     products: NDArray[np.int16],
     first_doc: int,
@@ -148,22 +105,32 @@ def offer(
     Returns:
         (q, 0) when all is taken in; else the place at which a query's keys are full and cannot be told apart.
     """
+    # One function without calls in its loop: an array that is handed over costs as much as comparing ten blocks.
     num_queries, width = products.shape
     for query in range(row, num_queries):
-        line, begin = products[query], column
-        while True:
-            begin = next_reaching(line, begin, width, BLOCK, thresholds[query])
-            if begin >= width:
-                break
-            if sizes[query] + BLOCK > keys.shape[1]:
-                sizes[query], thresholds[query] = shrink(
-                    keys[query], docs[query], sizes[query], k, thresholds[query], errors[query], relative
-                )
-                if sizes[query] + BLOCK > keys.shape[1]:
-                    return query, begin
+        size, threshold = sizes[query], thresholds[query]
+        begin = column
+        while begin < width:
             end = min(begin + BLOCK, width)
-            sizes[query] = take(line, begin, end, thresholds[query], first_doc, keys[query], docs[query], sizes[query])
+            reached = np.uint8(0)
+            for position in range(np.uint64(begin), np.uint64(end)):
+                bits = products[query, position]
+                key = np.int16(bits ^ np.int16(np.int16(bits >> np.int16(15)) & np.int16(0x7FFF)))
+                reached |= np.uint8(key >= threshold)
+            if reached != 0:
+                if size + BLOCK > keys.shape[1]:
+                    size, threshold = shrink(keys[query], docs[query], size, k, threshold, errors[query], relative)
+                    if size + BLOCK > keys.shape[1]:
+                        sizes[query], thresholds[query] = size, threshold
+                        return query, begin
+                for position in range(np.uint64(begin), np.uint64(end)):
+                    bits = products[query, position]
+                    key = np.int16(bits ^ np.int16(np.int16(bits >> np.int16(15)) & np.int16(0x7FFF)))
+                    if key >= threshold:
+                        keys[query, size], docs[query, size] = key, first_doc + position
+                        size += 1
             begin = end
+        sizes[query], thresholds[query] = size, threshold
         column = 0
     return num_queries, 0
 
