@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=models.DEFAULT_DATA)
     parser.add_argument("--documents", type=int, default=1_000_000, help="of arxiv; default: all")
     parser.add_argument("--queries", type=int, default=1_000_000, help="of arxiv's test queries; default: all")
-    parser.add_argument("--rank-documents", type=int, default=20_000, help="for rank-bm25")
+    parser.add_argument("--rank-documents", type=int, default=2000, help="for rank-bm25")
     parser.add_argument("--rank-queries", type=int, default=2000, help="for rank-bm25")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=measure.REPEATS)
