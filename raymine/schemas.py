@@ -101,7 +101,10 @@ HITS = pa.schema(
 CLUSTERS = pa.schema([pa.field("doc_row", pa.int64(), nullable=False), pa.field("cluster", pa.int32(), nullable=False)])
 # Pairs on their way to a pass over document shards (bucketed by document shard).
 PAIRS = EXCLUDED
-# What the pass over documents says of each pair (bucketed by query block). `dense_score` is null without embeddings.
+# Candidates on their way to the document shards; one that dense search found has its dense score already.
+CANDIDATE_PAIRS = pa.schema([*PAIRS, pa.field("has_dense_score", pa.bool_(), nullable=False)])
+# What the pass over documents says of each candidate (bucketed by query block). `dense_score` is null where the
+# candidate has one already, or there are no embeddings.
 NOTES = pa.schema(
     [
         pa.field("query_row", pa.int64(), nullable=False),

@@ -73,7 +73,7 @@ def test_killed_workers_cost_only_what_they_were_doing(job: Path, cluster: dict[
 
     def kill_now_and_then() -> None:
         while not stop.wait(4) and len(killed) < 3:
-            busy = [p for p in psutil.process_iter(["name", "cmdline"]) if _is_working(p)]
+            busy = [p for p in psutil.process_iter(["cmdline", "ppid"]) if _is_working(p, cluster["address"])]
             if busy:
                 victim = random.Random(len(killed)).choice(busy)
                 os.kill(victim.pid, signal.SIGKILL)
@@ -92,10 +92,15 @@ def test_killed_workers_cost_only_what_they_were_doing(job: Path, cluster: dict[
     assert mining.bytes_of_round(tmp_path / "rounds" / "0001") == reference(job)
 
 
-def _is_working(process: psutil.Process) -> bool:
-    """Whether this is a Ray worker in the middle of a task."""
+def _is_working(process: psutil.Process, address: str) -> bool:
+    """Whether this is a Ray worker in the middle of a task, of this cluster and not of another one on the machine."""
     title = " ".join(process.info["cmdline"] or [])
-    return title.startswith("ray::") and "MapBatches" in title
+    if not title.startswith("ray::") or "MapBatches" not in title:
+        return False
+    try:
+        return f":{address.rsplit(':', 1)[1]}" in " ".join(psutil.Process(process.info["ppid"]).cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_submitted_job_mines(job: Path, cluster: dict[str, str], tmp_path: Path) -> None:

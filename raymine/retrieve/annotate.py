@@ -1,5 +1,7 @@
 """What only the documents can say of each candidate: its folded text's hash, whether it is empty, its dense score.
 
+A candidate that dense search found has its score from there; the others get theirs here.
+
 A pass over document shards: each shard's texts and vectors are read once, and only the rows that pairs ask for are
 touched. The dense score is the one of exact search (topk.pair_scores), so a candidate that another source found scores
 as if dense search had found it, to the bit.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,7 +39,7 @@ def annotate(
     """NOTES of the pairs of one query block and one document shard, in their order.
 
     Args:
-        pairs: PAIRS.
+        pairs: CANDIDATE_PAIRS.
         documents: document_notes of the shard.
         first_rows: query_row where the block begins, doc_row where the shard begins.
         vectors: the block's and the shard's; None: there are no embeddings.
@@ -44,10 +47,11 @@ def annotate(
     query_rows, doc_rows = rows_of(pairs)
     query_positions, doc_positions = query_rows - first_rows[0], doc_rows - first_rows[1]
     noted = documents.take(pa.array(doc_positions))
-    scores = pa.nulls(len(doc_rows), pa.float32())
+    values, known = np.zeros(len(doc_rows), np.float32), np.zeros(len(doc_rows), np.bool_)
     if vectors is not None:
-        values, known = score_pairs(*vectors, query_positions, doc_positions)
-        scores = pa.array(values, mask=~known)
+        wanted = np.flatnonzero(~pairs["has_dense_score"].to_numpy())
+        values[wanted], known[wanted] = score_pairs(*vectors, query_positions[wanted], doc_positions[wanted])
+    scores = pa.array(values, mask=~known)
     columns = [pairs["query_row"], pairs["doc_row"], noted["fold_hash"], noted["is_empty"], scores]
     return pa.Table.from_arrays(columns, schema=schemas.NOTES)
 
@@ -56,7 +60,7 @@ class Annotate:
     """Annotates the candidates that lie in one document shard.
 
     Args:
-        pairs: PAIRS file of each query block, bucketed by document shard.
+        pairs: CANDIDATE_PAIRS file of each query block, bucketed by document shard.
         query_vectors: embeddings file of each query block; None: there are no embeddings.
         block_starts: query_row of the first query of each block.
     """

@@ -76,19 +76,16 @@ def hits_table(hits: Hits) -> pa.Table:
     return pa.Table.from_arrays([pa.array(column) for column in hits], schema=schemas.HITS)
 
 
-def write_pairs(
-    path: str, query_rows: NDArray[np.int64], doc_rows: NDArray[np.int64], shard_starts: Sequence[int]
-) -> Shard:
-    """Writes PAIRS, bucketed by document shard.
+def write_pairs(path: str, pairs: pa.Table, shard_starts: Sequence[int]) -> Shard:
+    """Writes PAIRS or CANDIDATE_PAIRS, bucketed by document shard.
 
     Args:
         path: where; ends in `.arrow`.
-        query_rows: int64 [n].
-        doc_rows: int64 [n].
+        pairs: in any order.
         shard_starts: doc_row of the first row of each document shard.
     """
-    table = pa.Table.from_arrays([pa.array(query_rows), pa.array(doc_rows)], schema=schemas.PAIRS)
-    return storage.write_buckets(path, schemas.PAIRS, storage.split_by(doc_rows, shard_starts, table))
+    tables = storage.split_by(pairs["doc_row"].to_numpy(), shard_starts, pairs)
+    return storage.write_buckets(path, pairs.schema, tables)
 
 
 def score_pairs(

@@ -38,7 +38,8 @@ class MergeShortlist:
     def __call__(self, task: Task) -> Record:
         """Writes the shortlist as PAIRS, bucketed by document shard. task.inputs: bucket (the query block)."""
         query_rows, doc_rows, _, _ = merged_hits(self.hits, task.inputs["bucket"], self.k)
-        shard = write_pairs(f"{task.output}.arrow", query_rows, doc_rows, self.shard_starts)
+        pairs = pa.Table.from_arrays([pa.array(query_rows), pa.array(doc_rows)], schema=schemas.PAIRS)
+        shard = write_pairs(f"{task.output}.arrow", pairs, self.shard_starts)
         return Record([shard], rows_in=len(query_rows), rows_out=shard.num_rows)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raymine import schemas, storage
@@ -68,11 +69,9 @@ def unite(sources: Mapping[str, Found], positives: pa.Table) -> pa.Table:
 def _distinct_pairs(given: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
     """All pairs of several lists once, sorted by (query_row, doc_row)."""
     query_rows, doc_rows = (np.concatenate(column) for column in zip(*given, strict=True))
-    order = np.lexsort((doc_rows, query_rows))
-    query_rows, doc_rows = query_rows[order], doc_rows[order]
-    is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = (query_rows[1:] != query_rows[:-1]) | (doc_rows[1:] != doc_rows[:-1])
-    return query_rows[is_new], doc_rows[is_new]
+    first, span = query_rows.min(initial=0), 1 + doc_rows.max(initial=0)
+    keys = np.unique((query_rows - first) * span + doc_rows)
+    return keys // span + first, keys % span
 
 
 def _filled(values: NDArray[Any], at: Rows, dtype: pa.DataType) -> pa.Array:
@@ -80,6 +79,14 @@ def _filled(values: NDArray[Any], at: Rows, dtype: pa.DataType) -> pa.Array:
     if not len(values):
         return pa.nulls(len(at), dtype)
     return pa.array(values[np.maximum(at, 0)], dtype, mask=at < 0)
+
+
+def candidate_pairs(table: pa.Table) -> pa.Table:
+    """CANDIDATE_PAIRS of a wide table of candidates."""
+    has_score = pa.array(np.zeros(table.num_rows, np.bool_))
+    if "dense_score" in table.column_names:
+        has_score = pc.is_valid(table["dense_score"])
+    return pa.table([table["query_row"], table["doc_row"], has_score], schema=schemas.CANDIDATE_PAIRS)
 
 
 class Union:
@@ -102,7 +109,7 @@ class Union:
         self.sources, self.shard_starts, self.num_documents, self.seed = sources, shard_starts, num_documents, seed
 
     def __call__(self, task: Task) -> Record:
-        """Writes the candidates (Parquet) and their PAIRS, bucketed by document shard.
+        """Writes the candidates (Parquet) and their CANDIDATE_PAIRS, bucketed by document shard.
 
         Args:
             task: inputs bucket (the query block), positives and queries (its files), first_row (its first query_row).
@@ -110,7 +117,7 @@ class Union:
         found = {name: self._found(name, task) for name in self.sources}
         table = unite(found, storage.read_table(task.inputs["positives"]))
         shard = storage.write_table(f"{task.output}.parquet", table)
-        pairs = write_pairs(f"{task.output}.pairs.arrow", *rows_of(table), self.shard_starts)
+        pairs = write_pairs(f"{task.output}.pairs.arrow", candidate_pairs(table), self.shard_starts)
         return Record([shard, pairs], rows_in=sum(len(f.ranks) for f in found.values()), rows_out=table.num_rows)
 
     def _found(self, name: str, task: Task) -> Found:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raymine.lookup import pair_positions
@@ -54,11 +53,21 @@ def _text_keys(
     candidates: Candidates, notes: pa.Table, positives: pa.Table
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Equal where query and text are equal: of the candidates, and of the positives."""
-    hashes = pa.chunked_array([*notes["fold_hash"].chunks, *positives["fold_hash"].chunks], notes["fold_hash"].type)
-    codes = pc.rank(hashes, tiebreaker="dense").to_numpy().astype(np.int64)
+    hashes = np.concatenate([_half_hashes(notes["fold_hash"]), _half_hashes(positives["fold_hash"])])
+    codes = np.unique(hashes, return_inverse=True)[1]
     queries = np.concatenate([candidates.query_row, positives["query_row"].to_numpy()])
     keys = (queries - queries.min(initial=0)) * (len(codes) + 1) + codes
     return keys[: len(candidates)], keys[len(candidates) :]
+
+
+def _half_hashes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Half of each 16-byte hash: a million texts share one by chance once in 30 million times."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    halves = np.frombuffer(array.buffers()[1] or b"", np.int64)
+    begin = 2 * array.offset
+    return np.asarray(halves[begin : begin + 2 * len(array) : 2])
 
 
 def positive(facts: Facts, alive: Mask) -> Mask:
@@ -85,6 +94,8 @@ def duplicate_of_positive(facts: Facts, alive: Mask) -> Mask:
 def duplicate(facts: Facts, alive: Mask) -> Mask:
     """A document with the text of a better candidate of the query: best rank in any source, then the lower doc_row."""
     rows = np.flatnonzero(alive)
+    keys = np.sort(facts.text_key[rows])
+    rows = rows[np.isin(facts.text_key[rows], keys[1:][keys[1:] == keys[:-1]])]
     order = rows[np.lexsort((facts.candidates.doc_row[rows], facts.best_rank[rows], facts.text_key[rows]))]
     repeated = np.zeros(len(alive), np.bool_)
     repeated[order[1:]] = facts.text_key[order[1:]] == facts.text_key[order[:-1]]

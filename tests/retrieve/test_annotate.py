@@ -12,7 +12,8 @@ from raymine.retrieve.annotate import Annotate
 from raymine.topk import pair_scores
 
 TEXTS = ["A text", " \t\n ", None, "a  TEXT", ""]
-PAIRS = [[(20, 103), (21, 100), (20, 101)], [(23, 102), (22, 100)]]
+PAIRS = [[(20, 103), (21, 100), (20, 101), (21, 103)], [(23, 102), (22, 100)]]
+FOUND = {(21, 103)}  # by dense search
 
 
 @pytest.fixture
@@ -29,9 +30,10 @@ def files(tmp_path):
     }
     paths = {name: storage.write_table(str(tmp_path / f"{name}.parquet"), t).path for name, t in tables.items()}
     for block, rows in enumerate(PAIRS):
-        pairs = pa.table({"query_row": [r[0] for r in rows], "doc_row": [r[1] for r in rows]}, schema=schemas.PAIRS)
+        columns = [[r[0] for r in rows], [r[1] for r in rows], [r in FOUND for r in rows]]
+        pairs = pa.table(columns, schema=schemas.CANDIDATE_PAIRS)
         paths[f"p{block}"] = str(tmp_path / f"p{block}.arrow")
-        storage.write_buckets(paths[f"p{block}"], schemas.PAIRS, [schemas.PAIRS.empty_table(), pairs])
+        storage.write_buckets(paths[f"p{block}"], pairs.schema, [pairs.slice(0, 0), pairs])
     return paths, corpus, docs, queries
 
 
@@ -48,7 +50,7 @@ def notes(tmp_path, files, with_vectors):
 
 @pytest.mark.parametrize("with_vectors", [True, False], ids=["vectors", "texts only"])
 def test_notes_say_hash_emptiness_and_score(tmp_path, files, with_vectors):
-    """White space is empty, a null text is not; a document without a vector has no score."""
+    """White space is empty, a null text is not; there is no score without a vector, nor for what has one already."""
     rows, tables = notes(tmp_path, files, with_vectors)
     _, corpus, docs, queries = files
     wanted = [pair for block in PAIRS for pair in block]
@@ -61,13 +63,13 @@ def test_notes_say_hash_emptiness_and_score(tmp_path, files, with_vectors):
             "fold_hash": folds[d - 100],
             "is_empty": d - 100 in (1, 4),
             "dense_score": float(pair_scores(queries[[q - 20]], docs[[vector_of[d - 100]]])[0])
-            if with_vectors and d - 100 in vector_of
+            if with_vectors and d - 100 in vector_of and (q, d) not in FOUND
             else None,
         }
         for q, d in wanted
     ]
     assert rows == expected
-    assert [table.num_rows for table in tables] == [3, 2]
+    assert [table.num_rows for table in tables] == [4, 2]
 
 
 def test_texts_that_fold_alike_share_a_hash(tmp_path, files):
