@@ -85,7 +85,7 @@ def child(side: str, folder: Path, model: str, threads: int, batch_size: int) ->
     out = folder / side
     first = Task("first", {"table": (folder / "first-path").read_text()}, str(out / "first"))
     tasks = [Task(f"{n}", {"table": path}, str(out / f"{n}"), n) for n, path in enumerate(paths)]
-    made = [f"{task.output}.parquet" for task in tasks]
+    made = [f"{task.output}.arrow" for task in tasks]
     steps.serve(side, step, first, tasks, threads, lambda path: np.save(path, vectors_of(made)))
 
 

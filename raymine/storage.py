@@ -4,7 +4,8 @@ Writing: into a local temporary file, which is then renamed (local) or uploaded 
 that exists is whole. Reading: local files memory-mapped, remote ones by ranges (see `raymine.files`, whose names are
 found here too).
 
-Two kinds of files. Parquet shards are tables that people may open. Bucketed files (Arrow IPC, zstd) carry pairs from
+Three kinds of files. Parquet shards are tables that people may open. Vectors are Arrow files that are read as they lie
+(pyarrow.feather and polars open them too). Bucketed files (Arrow IPC, zstd) carry pairs from
 one pass to the next: batch i holds the rows of bucket i (a query block, or a document shard), so the reader of bucket i
 takes batch i of every file and nothing else: a shuffle by files, with no process that holds all of it.
 """
@@ -48,6 +49,7 @@ from raymine.files import remote_file as remote_file
 from raymine.files import remove_folder as remove_folder
 
 BUCKET_READERS = 16  # remote files whose batch is fetched at once; each waits for the network some four times
+NUM_ROWS = b"num_rows"  # key of an Arrow file's metadata, whose footer does not say it
 SAVE_SHARE = 4  # hashes are saved when a quarter of them is new: thousands of files cost a few dozen writes
 
 
@@ -191,6 +193,36 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads one Parquet shard."""
     with parquet_file(path) as file:
         return file.read(columns=list(columns) if columns is not None else None)
+
+
+def write_arrow(path: str, table: pa.Table) -> Shard:
+    """Writes one shard as an Arrow file without compression, atomically: numbers that are read as they lie.
+
+    Measured on 16,384 vectors of 256 float16: written in 2 ms, where Parquet takes 50 to 95, and mapped in no time,
+    where it takes 15 to decode.
+    """
+    found: list[Shard] = []
+    counted = {**(table.schema.metadata or {}), NUM_ROWS: str(table.num_rows)}
+    batches = table.replace_schema_metadata(counted).combine_chunks().to_batches()
+    with (
+        _as_shard(path, found, [table.num_rows]) as temporary,
+        pa.ipc.new_file(str(temporary), table.schema.with_metadata(counted)) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)
+    return found[0]
+
+
+def read_arrow(path: str) -> pa.Table:
+    """Reads what write_arrow wrote; a local file is memory-mapped, and its arrays lie in the mapping."""
+    with mapped(path, CHUNK_BYTES) as source, pa.ipc.open_file(source) as reader:
+        return reader.read_all()
+
+
+def arrow_schema(path: str) -> tuple[pa.Schema, int]:
+    """Schema and number of rows of what write_arrow wrote, from its footer."""
+    with mapped(path) as source, pa.ipc.open_file(source) as reader:
+        return reader.schema, int(reader.schema.metadata[NUM_ROWS])
 
 
 def write_buckets(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> Shard:

@@ -38,8 +38,18 @@ class Vectors:
 
 def read_vectors(path: str) -> Vectors:
     """Reads one embeddings file (schemas.embeddings)."""
-    table = storage.read_table(path)
+    table = storage.read_arrow(path)
     return Vectors(table["row"].to_numpy().astype(np.int64, copy=False), schemas.vector_matrix(table["vector"]))
+
+
+def num_vectors(path: str) -> int:
+    """Rows of an embeddings file, from its footer."""
+    return storage.arrow_schema(path)[1]
+
+
+def dim_of(path: str) -> int:
+    """Dimensions of the vectors of an embeddings file, from its footer."""
+    return int(storage.arrow_schema(path)[0].field("vector").type.list_size)
 
 
 class VectorBlocks:

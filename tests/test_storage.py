@@ -63,6 +63,26 @@ def test_lines_are_counted(base: str) -> None:
     assert (shard.num_rows, storage.read_bytes(shard.path)) == (2, b"{}\n[]\n")
 
 
+def test_an_arrow_file_is_the_table_and_its_footer_says_its_size(base: str) -> None:
+    """Values, types and metadata; of an empty table too. A local file's arrays lie in the mapped file."""
+    for name, table in (("some", TABLE.replace_schema_metadata({"model": "m"})), ("none", TABLE.slice(0, 0))):
+        shard = storage.write_arrow(join(base, f"{name}.arrow"), table)
+        assert shard.num_rows == table.num_rows
+        found = storage.read_arrow(shard.path)
+        assert found.equals(table)
+        schema, num_rows = storage.arrow_schema(shard.path)
+        assert (schema, num_rows) == (table.schema, table.num_rows)
+        assert schema.metadata.get(b"model") == (table.schema.metadata or {}).get(b"model")
+    if storage.is_local(base):
+        before = pa.total_allocated_bytes()
+        large = pa.table({"n": pa.array(range(1_000_000))})
+        path = storage.write_arrow(join(base, "large.arrow"), large).path
+        del large
+        found = storage.read_arrow(path)
+        assert found["n"][999_999].as_py() == 999_999
+        assert pa.total_allocated_bytes() - before < 1_000_000
+
+
 def test_buckets_are_read_one_by_one(base: str) -> None:
     """Bucket i of every file, one after the other; empty buckets and no files at all give empty tables."""
     paths = [join(base, "0.arrow"), join(base, "1.arrow")]

@@ -40,7 +40,7 @@ class StoreVectors:
         store: number format of the stored vectors.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
     def __init__(self, similarity: Similarity, store: str) -> None:
@@ -56,7 +56,7 @@ class StoreVectors:
             return Record(problems=[f"{path}: vector {row} is not finite in {self.store}" for row in bad])
         made = self._described(schemas.vector_table(rows, vectors), vectors.shape[1])
         return Record(
-            outputs=[storage.write_table(f"{task.output}.parquet", made)],
+            outputs=[storage.write_arrow(f"{task.output}.arrow", made)],
             rows_in=table.num_rows,
             rows_out=made.num_rows,
             bytes_in=table.nbytes,

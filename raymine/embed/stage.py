@@ -77,7 +77,7 @@ class DescribeEmbedder:
         config: names the model.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
     def __init__(self, config: EmbedConfig) -> None:
@@ -99,7 +99,7 @@ class EmbedShard:
         ConfigError: the model cannot be loaded or used as the config asks.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 2
 
     def __init__(self, config: EmbedConfig, side: Side, model_fingerprint: str) -> None:
@@ -117,7 +117,7 @@ class EmbedShard:
             return Record(problems=self._problems(task.inputs["table"], embedded)), embedded.table.slice(0, 0)
         table = embedded.table.replace_schema_metadata(self._metadata())
         record = Record(
-            outputs=[storage.write_table(f"{task.output}.parquet", table)],
+            outputs=[storage.write_arrow(f"{task.output}.arrow", table)],
             rows_in=texts.num_rows,
             rows_out=table.num_rows,
             tokens=embedded.num_tokens,

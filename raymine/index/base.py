@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raymine import schemas, storage
+from raymine import schemas
 from raymine.vectors import Matrix, read_vectors
 
 
@@ -39,18 +39,6 @@ def padded(vectors: Matrix, dim: int) -> NDArray[np.float32]:
     wide = np.zeros((len(vectors), dim), np.float32)
     wide[:, : vectors.shape[1]] = vectors
     return wide
-
-
-def num_vectors(path: str) -> int:
-    """Rows of an embeddings file, from its footer."""
-    with storage.parquet_file(path) as file:
-        return int(file.metadata.num_rows)
-
-
-def dim_of(path: str) -> int:
-    """Dimensions of the vectors of an embeddings file, from its footer."""
-    with storage.parquet_file(path) as file:
-        return int(file.schema_arrow.field("vector").type.list_size)
 
 
 def hits_table(

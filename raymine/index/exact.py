@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.index.base import hits_table, load_chunk, num_threads, num_vectors
+from raymine.index.base import hits_table, load_chunk, num_threads
 from raymine.index.first_pass import BFLOAT16_ROUNDOFF, Rounded, errors, fastest, make_buffers, products, rounded
 from raymine.topk import gathered_scores, merge_topk
-from raymine.vectors import Matrix, Vectors, read_vectors
+from raymine.vectors import Matrix, Vectors, num_vectors, read_vectors
 
 if TYPE_CHECKING:
     import torch

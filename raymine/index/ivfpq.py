@@ -150,7 +150,7 @@ class AssignQueries:
         self.nprobe = min(nprobe, self.index.nlist)
 
     def __call__(self, task: Task) -> Record:
-        """Writes a Parquet column `lists`, int32 [nprobe] per query."""
+        """Writes an Arrow column `lists`, int32 [nprobe] per query."""
         load_faiss()
         vectors = padded(read_vectors(task.inputs["vectors"]).matrix, self.index.d)
         _, lists = self.index.quantizer.search(vectors, self.nprobe)
@@ -158,13 +158,13 @@ class AssignQueries:
             pa.array(lists.astype(np.int32).reshape(-1)),
             type=pa.list_(pa.field("element", pa.int32()), self.nprobe),
         )
-        shard = storage.write_table(f"{task.output}.parquet", pa.table({"lists": column}))
+        shard = storage.write_arrow(f"{task.output}.arrow", pa.table({"lists": column}))
         return Record([shard], rows_in=len(vectors), rows_out=len(vectors), bytes_in=vectors.nbytes)
 
 
 def read_lists(path: str) -> NDArray[np.int64]:
     """What AssignQueries wrote: int64 [num_queries, nprobe]."""
-    return schemas.vector_matrix(storage.read_table(path)["lists"]).astype(np.int64)
+    return schemas.vector_matrix(storage.read_arrow(path)["lists"]).astype(np.int64)
 
 
 class BuildPart:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from raymine import storage
 from raymine.artifacts import Record, Task
 from raymine.config import IndexConfig
-from raymine.index.base import dim_of, load_faiss, num_vectors, padded
+from raymine.index.base import load_faiss, padded
 from raymine.storage import Shard
-from raymine.vectors import read_vectors
+from raymine.vectors import dim_of, num_vectors, read_vectors
 
 # Training vectors per centroid below which k-means gets poor (faiss's own limit, Clustering.h).
 VECTORS_PER_CENTROID = 39

@@ -59,7 +59,7 @@ class SampleQueries:
         """Writes the sample as embeddings, rows from 0 on."""
         vectors = sample(task.inputs["vectors"], SAMPLE_QUERIES, self.seed)
         table = schemas.vector_table(np.arange(len(vectors)), vectors)
-        return Record([storage.write_table(f"{task.output}.parquet", table)], rows_out=len(vectors))
+        return Record([storage.write_arrow(f"{task.output}.arrow", table)], rows_out=len(vectors))
 
 
 class ChooseProbes:

@@ -76,13 +76,14 @@ def test_a_document_shard_is_embedded_as_the_model_would(
     texts = ["", *tiny_models.texts(60, longest=120)]
     config = EmbedConfig(model=bert_model, store=store, similarity="cosine")  # type: ignore[arg-type]
     record = embed(config, "document", corpus(tmp_path, texts), tmp_path / "out")
-    table = storage.read_table(str(tmp_path / "out.parquet"))
+    table = storage.read_arrow(str(tmp_path / "out.arrow"))
     model = SentenceTransformer(bert_model, device="cpu")
     expected = model.encode_document(texts[1:], normalize_embeddings=True)
     np.testing.assert_allclose(schemas.vector_matrix(table["vector"]), expected, atol=atol)
     assert table["row"].to_pylist() == list(range(1, 61))
     assert table.schema.remove_metadata().equals(schemas.embeddings(32, store))
     assert table.schema.metadata == {
+        b"num_rows": b"60",
         b"model": b"fingerprint-1",
         b"dim": b"32",
         b"normalized": b"true",
@@ -102,7 +103,7 @@ def test_a_query_block_is_embedded_with_the_query_prompt(bert_model: str, tmp_pa
     path = str(tmp_path / "queries.parquet")
     storage.write_table(path, schemas.query_table([f"q{i}" for i in range(10)], texts))
     embed(EmbedConfig(model=bert_model, store="float32"), "query", path, tmp_path / "out")
-    vectors = schemas.vector_matrix(storage.read_table(str(tmp_path / "out.parquet"))["vector"])
+    vectors = schemas.vector_matrix(storage.read_arrow(str(tmp_path / "out.arrow"))["vector"])
     expected = SentenceTransformer(bert_model, device="cpu").encode_query(texts)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 

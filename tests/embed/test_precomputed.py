@@ -42,7 +42,7 @@ def store(folder: Path, vectors: np.ndarray, similarity: str, dtype: str) -> Rec
 def test_a_shard_keeps_its_rows_and_says_what_it_holds(tmp_path: Path, given: str) -> None:
     """Rows stay where they were, and the file carries the same metadata as a model's."""
     record = store(tmp_path, VECTORS.astype(given), "cosine", "float16")
-    table = storage.read_table(str(tmp_path / "out.parquet"))
+    table = storage.read_arrow(str(tmp_path / "out.arrow"))
     assert table["row"].to_pylist() == list(range(0, 40, 2))
     expected = stored_vectors(VECTORS.astype(given), "cosine", "float16")
     np.testing.assert_array_equal(schemas.vector_matrix(table["vector"]), expected)

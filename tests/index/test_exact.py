@@ -176,7 +176,7 @@ def test_any_split_of_the_documents_gives_the_same_hits(cuts, k, seed):
 
 def write_vectors(folder: Path, name: str, rows, vectors) -> str:
     path = str(folder / f"{name}.parquet")
-    storage.write_table(path, schemas.vector_table(np.asarray(rows, np.int64), vectors))
+    storage.write_arrow(path, schemas.vector_table(np.asarray(rows, np.int64), vectors))
     return path
 
 

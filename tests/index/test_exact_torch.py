@@ -254,7 +254,7 @@ def test_a_sum_that_another_order_would_round_otherwise_is_decided_by_pair_score
 
 def write_vectors(folder: Path, name: str, rows, vectors) -> str:
     path = str(folder / f"{name}.parquet")
-    storage.write_table(path, schemas.vector_table(np.asarray(rows, np.int64), vectors))
+    storage.write_arrow(path, schemas.vector_table(np.asarray(rows, np.int64), vectors))
     return path
 
 

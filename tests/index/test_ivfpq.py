@@ -32,7 +32,7 @@ def clustered(rng, count, dim, num_topics=60, noise=0.7):
 
 def write_vectors(folder: Path, name: str, rows, vectors) -> str:
     path = str(folder / f"{name}.parquet")
-    storage.write_table(path, schemas.vector_table(np.asarray(rows, np.int64), vectors))
+    storage.write_arrow(path, schemas.vector_table(np.asarray(rows, np.int64), vectors))
     return path
 
 

@@ -61,7 +61,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def write(folder: Path, name: str, vectors: np.ndarray) -> str:
     path = str(folder / f"{name}.parquet")
-    storage.write_table(path, schemas.vector_table(np.arange(len(vectors)), vectors))
+    storage.write_arrow(path, schemas.vector_table(np.arange(len(vectors)), vectors))
     return path
 
 
@@ -72,7 +72,7 @@ def chosen(built: dict[str, Any], per_part: int = 1, **config: Any) -> dict[str,
 
 def recall_of(built: dict[str, Any], nprobe: int, overfetch: int) -> float:
     """Of a whole search: codes, merging, exact scores, the k best; against all inner products in float64."""
-    queries = schemas.vector_matrix(storage.read_table(built["sample"])["vector"])
+    queries = schemas.vector_matrix(storage.read_arrow(built["sample"])["vector"])
     part = ivfpq_train.read_index(built["parts"][3]["parts"][0])
     trained = ivfpq_train.read_index(built["index"])
     lists = trained.quantizer.search(queries.astype(np.float32), nprobe)[1]

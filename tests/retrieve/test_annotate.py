@@ -23,12 +23,12 @@ def files(tmp_path):
     corpus = schemas.corpus_table([f"d{i}" for i in range(5)], TEXTS)
     docs, queries = rng.standard_normal((3, 8)).astype(np.float16), rng.standard_normal((4, 8)).astype(np.float16)
     tables = {
-        "corpus": corpus,
         "docs": schemas.vector_table(np.array([0, 2, 3], np.int64), docs),
         "q0": schemas.vector_table(np.arange(2), queries[:2]),
         "q1": schemas.vector_table(np.arange(2), queries[2:]),
     }
-    paths = {name: storage.write_table(str(tmp_path / f"{name}.parquet"), t).path for name, t in tables.items()}
+    paths = {name: storage.write_arrow(str(tmp_path / f"{name}.arrow"), t).path for name, t in tables.items()}
+    paths["corpus"] = storage.write_table(str(tmp_path / "corpus.parquet"), corpus).path
     for block, rows in enumerate(PAIRS):
         columns = [[r[0] for r in rows], [r[1] for r in rows], [r in FOUND for r in rows]]
         pairs = pa.table(columns, schema=schemas.CANDIDATE_PAIRS)

@@ -36,11 +36,11 @@ def test_rescore_gives_every_pair_its_exact_score(tmp_path):
     rng = np.random.default_rng(0)
     docs = rng.standard_normal((4, 8)).astype(np.float16)
     queries = rng.standard_normal((5, 8)).astype(np.float16)
-    vectors = storage.write_table(
+    vectors = storage.write_arrow(
         str(tmp_path / "d.parquet"), schemas.vector_table(np.array([0, 2, 3, 6], np.int64), docs)
     )
     blocks = [
-        storage.write_table(
+        storage.write_arrow(
             str(tmp_path / f"q{i}.parquet"), schemas.vector_table(np.arange(len(part), dtype=np.int64), part)
         ).path
         for i, part in enumerate([queries[:3], queries[3:]])

@@ -1,0 +1,183 @@
+"""The same job as the peer: hard negatives of whole sets, raymine against sentence-transformers' mine_hard_negatives.
+
+    python benchmarks/peer.py --data ../shared/data --sets scifact squad arxiv short-500000
+
+Both read the same files, embed them with the same static model (models.train_static on squad), take the 100 nearest
+documents of each query, drop those that score above 0.95 of the positive's score, and write up to 8 negatives per
+positive as triplets. Each run is a process of its own, from its start to its end; raymine uses the local executor and
+a new workspace each time, the peer is run with faiss and without, and the better of the two counts.
+
+`short-N` is N sentences of the sets with 100,000 queries (benchmarks/sentences.py). The same answer: of the peer's
+rows, the share that raymine wrote too is at least 0.98 (vectors are stored as float16, so near ties may swap). Writes
+benchmarks/results/peer-<set>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import measure
+import models
+import sentences
+import yaml
+
+K, NEGATIVES, OF_POSITIVE = 100, 8, 0.95
+QUERIES_OF_SHORT = 100_000
+LEAST_SHARED = 0.98
+GOALS = {"scifact": ">= 1.0x", "squad": ">= 1.0x", "arxiv": ">= 1.2x", "short": ">= 4x, a third of the memory"}
+
+
+def peer(folder: Path, model: str, use_faiss: bool, out: Path) -> None:
+    """In a child: the peer's whole job."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import mine_hard_negatives
+
+    documents, queries = models.documents(folder), models.queries(folder)
+    pairs = models.judgements(folder, "train")
+    dataset = Dataset.from_dict(
+        {"anchor": [queries[query] for query, _ in pairs], "positive": [documents[document] for _, document in pairs]}
+    )
+    found = mine_hard_negatives(
+        dataset,
+        SentenceTransformer(model, device="cpu"),
+        corpus=list(dict.fromkeys(documents.values())),
+        range_max=K,
+        relative_margin=1 - OF_POSITIVE,
+        num_negatives=NEGATIVES,
+        batch_size=1024,
+        use_faiss=use_faiss,
+        verbose=False,
+    )
+    pq.write_table(pa.table(found.to_dict()), out)
+
+
+def config(folder: Path, model: str) -> dict[str, Any]:
+    """raymine's config of the same job."""
+    qrels = next(path for path in (folder / "qrels/train.tsv", folder / "qrels/train.tsv.gz") if path.exists())
+    return {
+        "corpus": {"path": str(folder)},
+        "queries": {"path": str(folder)},
+        "positives": {"path": str(qrels)},
+        "embed": {"model": model},
+        "retrieve": {"dense": {"k": K}},
+        "select": {
+            "filters": [{"kind": "max_relative_score", "of_positive": OF_POSITIVE}],
+            "sample": {"n": NEGATIVES},
+        },
+        "write": {"formats": ["triplet"]},
+    }
+
+
+def rows(paths: list[Path]) -> set[int]:
+    """Hashes of the triplets in some Parquet files."""
+    import pyarrow.parquet as pq
+
+    found: set[int] = set()
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches():
+            found.update(map(hash, zip(*(column.to_pylist() for column in batch.columns), strict=True)))
+    return found
+
+
+class Sides:
+    """Runs either side once, and remembers memory and answers.
+
+    Args:
+        folder: of the set.
+        model: folder of the embedder.
+        scratch: for workspaces and answers.
+    """
+
+    def __init__(self, folder: Path, model: str, scratch: Path) -> None:
+        self.folder, self.model, self.scratch = folder, model, scratch
+        self.memory: dict[str, float] = {}
+        self.config = scratch / "mine.yaml"
+        self.config.write_text(yaml.safe_dump(config(folder, model)))
+        self.number = 0
+
+    def raymine(self) -> float:
+        self.number += 1
+        self.workspace = self.scratch / f"workspace-{self.number}"
+        options = ["--workspace", str(self.workspace), "--json"]
+        return self._run("raymine", [sys.executable, "-m", "raymine", "mine", str(self.config), *options])
+
+    def peer(self, use_faiss: bool) -> float:
+        name = "faiss" if use_faiss else "torch"
+        out = self.scratch / f"{name}.parquet"
+        command = [sys.executable, __file__, "--peer", name, str(self.folder), self.model, str(out)]
+        return self._run(name, command)
+
+    def _run(self, name: str, command: list[str]) -> float:
+        done = measure.run(command)
+        self.memory[name] = max(self.memory.get(name, 0.0), done["tree_mb"])
+        return float(done["wall_s"])
+
+    def shared(self) -> dict[str, float]:
+        """Of the rows of each of the peer's last answers, the share that raymine's last one has."""
+        ours = rows(sorted((self.workspace / "rounds/0001/shards/triplet").glob("*.parquet")))
+        answers = {name: rows([self.scratch / f"{name}.parquet"]) for name in ("faiss", "torch")}
+        return {name: len(theirs & ours) / len(theirs) for name, theirs in answers.items()}
+
+
+def compare(name: str, folder: Path, model: str, repeats: int) -> None:
+    """One set; keeps the result."""
+    with tempfile.TemporaryDirectory(prefix="raymine-peer-") as scratch:
+        sides = Sides(folder, model, Path(scratch))
+        runs = {
+            "raymine": sides.raymine,
+            "torch": lambda: sides.peer(use_faiss=False),
+            "faiss": lambda: sides.peer(use_faiss=True),
+        }
+        seconds = measure.turns(runs, repeats)
+        shared = sides.shared()
+    if min(shared.values()) < LEAST_SHARED:
+        sys.exit(f"{name}: the answers differ: raymine has {shared} of the peer's rows")
+    best = min(("torch", "faiss"), key=lambda each: statistics.median(seconds[each]))
+    memory = {each: {"tree_mb": mb} for each, mb in sides.memory.items()}
+    row = measure.row(
+        f"mine {name}",
+        measure.figures(seconds["raymine"], memory["raymine"]),
+        measure.figures(seconds[best], memory[best]),
+        f"mine_hard_negatives, {best}",
+        measure.ratio(seconds, peer=best),
+        GOALS[name.split("-")[0]],
+    )
+    facts = {"seconds": seconds, "tree_mb": sides.memory, "rows_shared": shared}
+    facts["memory_ratio"] = round(sides.memory["raymine"] / sides.memory[best], 3)
+    measure.keep(f"peer-{name}", {"rows": [row], **facts})
+    print(json.dumps(facts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=models.DEFAULT_DATA)
+    parser.add_argument("--sets", nargs="+", default=["scifact", "squad", "arxiv", "short-500000", "short-1000000"])
+    parser.add_argument("--model", type=Path, help="folder of an embedder; default: one is trained on squad")
+    parser.add_argument("--repeats", type=int, default=measure.REPEATS)
+    parser.add_argument("--peer", nargs=4, metavar=("KIND", "SET", "MODEL", "OUT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        kind, folder, model, out = arguments.peer
+        peer(Path(folder), model, kind == "faiss", Path(out))
+        return
+    kept = Path(tempfile.gettempdir()) / "raymine-benchmarks"
+    model = str((arguments.model or models.train_static(arguments.data / "squad", kept / "squad-static")).absolute())
+    for name in arguments.sets:
+        folder = (arguments.data / name).absolute()
+        if name.startswith("short-"):
+            size = int(name.removeprefix("short-"))
+            folder = sentences.write(arguments.data, kept / name, size, QUERIES_OF_SHORT)
+        compare(name, folder, model, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()
