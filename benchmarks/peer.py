@@ -5,7 +5,8 @@
 Both read the same files, embed them with the same static model (models.train_static on squad), take the 100 nearest
 documents of each query, drop those that score above 0.95 of the positive's score, and write up to 8 negatives per
 positive as triplets. Each run is a process of its own, from its start to its end; raymine uses the local executor and
-a new workspace each time, the peer is run with faiss and without, and the better of the two counts.
+a new workspace each time, the peer is run with faiss and without, and the better of the two counts. The peer's texts
+are embedded in batches of 1,024, and its scores are held to 2 GB at a time: its defaults are slower and run out of memory.
 
 `short-N` is N sentences of the sets with 100,000 queries (benchmarks/sentences.py). The same answer: of the peer's
 rows, the share that raymine wrote too is at least 0.98 (vectors are stored as float16, so near ties may swap). Writes
@@ -30,6 +31,7 @@ import yaml
 K, NEGATIVES, OF_POSITIVE = 100, 8, 0.95
 QUERIES_OF_SHORT = 100_000
 LEAST_SHARED = 0.98
+SCORES_BYTES = 2_000_000_000  # of the peer's score matrix: its default of 16,384 queries at a time takes 33 GB at 500k
 GOALS = {"scifact": ">= 1.0x", "squad": ">= 1.0x", "arxiv": ">= 1.2x", "short": ">= 4x, a third of the memory"}
 
 
@@ -54,6 +56,7 @@ def peer(folder: Path, model: str, use_faiss: bool, out: Path) -> None:
         relative_margin=1 - OF_POSITIVE,
         num_negatives=NEGATIVES,
         batch_size=1024,
+        faiss_batch_size=min(16384, SCORES_BYTES // (4 * len(documents))),
         use_faiss=use_faiss,
         verbose=False,
     )

@@ -142,8 +142,7 @@ class IndexConfig(Section):
     """The dense index.
 
     Args:
-        kind: exact, ivfpq, or auto (exact below `auto_exact_documents`).
-        auto_exact_documents: largest corpus that auto searches exactly.
+        kind: exact, ivfpq, or auto (exact unless ivfpq is several times cheaper: pipeline/choose.py).
         nlist: coarse centroids; null: 4 sqrt(n), at most n / 39.
         recall_target: share of the exact hits that ivfpq is to find; nprobe and overfetch are chosen by measuring it.
         nprobe: centroids searched per query; null: chosen.
@@ -153,7 +152,6 @@ class IndexConfig(Section):
     """
 
     kind: Literal["auto", "exact", "ivfpq"] = "auto"
-    auto_exact_documents: int = Field(default=2_000_000, ge=1)
     nlist: int | None = Field(default=None, ge=1)
     recall_target: float = Field(default=0.95, gt=0, le=1)
     nprobe: int | None = Field(default=None, ge=1)

@@ -10,6 +10,7 @@ from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart
 from raymine.index.ivfpq_train import TrainIvf
 from raymine.index.probes import ChooseProbes, SampleQueries
 from raymine.pipeline.base import LIGHT, Context, contents, paths
+from raymine.pipeline.choose import choose_index
 from raymine.pipeline.search import Found, for_all_blocks, search_parts, search_workers
 from raymine.pipeline.sizes import chunk_documents, exact_limits, ivfpq_limits, parts
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
@@ -18,10 +19,11 @@ from raymine.storage import Shard
 
 def search_dense(context: Context) -> Found:
     """Hits of the embedder, over the index that the config names or that auto chooses."""
-    config = context.config.index
-    kind = config.kind
+    kind: str = context.config.index.kind
     if kind == "auto":
-        kind = "exact" if context.tables.num_documents <= config.auto_exact_documents else "ivfpq"
+        tables = context.tables
+        kind, why = choose_index(tables.num_documents, tables.num_queries, context.facts["dim"], _k(context))
+        context.facts["index_chosen"] = why
     context.facts["index"] = kind
     return _search_ivfpq(context) if kind == "ivfpq" else _search_exact(context)
 
