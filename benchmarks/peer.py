@@ -6,7 +6,8 @@ Both read the same files, embed them with the same static model (models.train_st
 documents of each query, drop those that score above 0.95 of the positive's score, and write up to 8 negatives per
 positive as triplets. Each run is a process of its own, from its start to its end; raymine uses the local executor and
 a new workspace each time, the peer is run with faiss and without, and the better of the two counts. The peer's texts
-are embedded in batches of 1,024, and its scores are held to 2 GB at a time: its defaults are slower and run out of memory.
+are embedded in batches of 1,024, and its scores are held to 2 GB at a time: its own defaults
+are slower and run out of memory.
 
 `short-N` is N sentences of the sets with 100,000 queries (benchmarks/sentences.py). The same answer: of the peer's
 rows, the share that raymine wrote too is at least 0.98 (vectors are stored as float16, so near ties may swap). Writes

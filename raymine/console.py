@@ -55,12 +55,12 @@ class ProgressWatcher:
         self.rows += marker.get("ledger", {}).get("rows_in", 0)
         now = time.perf_counter()
         if self.progress is not None:
-            self.progress.update(self.bar, completed=self.num_done, rate=self._rate(step))
+            self.progress.update(self.bar, completed=self.num_done, rate=self._rate(step).removeprefix(", "))
         elif now - self.last_line > PLAIN_LINE_EVERY_S and self.num_done < len(step.tasks):
             self.last_line = now
             left = (now - self.begin) / self.num_done * (len(step.tasks) - self.num_done)
             self.console.print(
-                f"{step.name}: {self.num_done}/{len(step.tasks)} shards, {self._rate(step)}, {duration(left)} left"
+                f"{step.name}: {self.num_done}/{len(step.tasks)} shards{self._rate(step)}, {duration(left)} left"
             )
 
     def finished(self, result: StepResult) -> None:
@@ -70,7 +70,7 @@ class ProgressWatcher:
             self.console.print(f"[dim]{step.name}: already done[/dim]", highlight=False)
             return
         note = f", {result.num_reused} of {len(step.tasks)} shards already done" if result.num_reused else ""
-        self.console.print(f"{step.name}: {duration(result.wall_s)}, {self._rate(step)}{note}", highlight=False)
+        self.console.print(f"{step.name}: {duration(result.wall_s)}{self._rate(step)}{note}", highlight=False)
 
     def close(self) -> None:
         """Gives the terminal back; also after an error in the middle of a step."""
@@ -79,8 +79,10 @@ class ProgressWatcher:
             self.progress = None
 
     def _rate(self, step: Step) -> str:
+        if not self.rows:
+            return ""
         seconds = max(time.perf_counter() - self.begin, 1e-9)
-        return f"{self.rows:,} {step.unit} ({self.rows / seconds:,.0f}/s)"
+        return f", {self.rows:,} {step.unit} ({self.rows / seconds:,.0f}/s)"
 
 
 def duration(seconds: float) -> str:

@@ -40,7 +40,7 @@ def _search_exact(context: Context) -> Found:
     settings = {"query_vectors": paths(tables.query_vectors), "block_starts": tables.block_starts, "k": k}
     settings["chunk_documents"] = _chunk_documents(context)
     identity = {"queries": contents(tables.query_vectors), "k": k}
-    step = Step("search_exact", SearchExact, settings, identity, [], search_workers(context), unit="documents")
+    step = Step("search_exact", SearchExact, settings, identity, [], search_workers(context), unit="documents read")
     return search_parts(context, step, _vector_parts(context, limits.documents), limits)
 
 
@@ -84,7 +84,7 @@ def _search_ivfpq(context: Context) -> Found:
         "k": fetch,
     }
     identity = {"assigned": contents(assigned), "queries": contents(tables.query_vectors), "k": fetch}
-    step = Step("search_part", SearchPart, settings, identity, [], resources, unit="documents")
+    step = Step("search_part", SearchPart, settings, identity, [], resources, unit="documents read")
     tasks = [Task(done.outputs[0].sha256, {"index": done.outputs[0].path}) for done in built]
     return _rescore_hits(context, search_parts(context, step, tasks, limits), fetch)
 

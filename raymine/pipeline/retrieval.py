@@ -45,7 +45,7 @@ def search_bm25(context: Context) -> Found:
     }
     limits = bm25_limits(context.config.resources.memory_gb)
     tasks = [_bm25_part(context, postings, part) for part in parts(tables.corpus, limits.documents)]
-    step = Step("search_bm25", SearchBm25, settings, identity, [], search_workers(context), unit="documents")
+    step = Step("search_bm25", SearchBm25, settings, identity, [], search_workers(context), unit="documents read")
     return search_parts(context, step, tasks, limits)
 
 
