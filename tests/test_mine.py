@@ -12,6 +12,7 @@ from auditor import Auditor
 
 import raymine
 from raymine.config_file import make_config
+from raymine.pipeline import sizes
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +103,34 @@ def test_another_filter_is_another_round_that_reuses_the_rest(
     assert mining.bytes_of_round(Path(mined.path)) == before
 
 
+@pytest.mark.parametrize(
+    ("shard_documents", "block_queries", "limits", "num_tasks"),
+    [
+        (100, 1000, {}, (1, 1)),
+        (30, 8, {"EXACT_PART_DOCUMENTS": 100, "EXACT_OPERATIONS": 32 * 2000.0, "BM25_PAIRS": 5000.0}, (6, 4)),
+    ],
+    ids=["one task", "many tasks"],
+)
 def test_shard_and_part_sizes_change_nothing_but_rounding(
-    mined: raymine.Round, data: Path, static_model: str, cross_encoder_model: str, tmp_path: Path
+    mined: raymine.Round,
+    data: Path,
+    static_model: str,
+    cross_encoder_model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shard_documents: int,
+    block_queries: int,
+    limits: dict[str, float],
+    num_tasks: tuple[int, int],
 ) -> None:
-    """Other shards, blocks and parts give the same negatives."""
+    """Other shards, blocks, parts and tasks give the same negatives."""
+    for name, value in limits.items():
+        monkeypatch.setattr(sizes, name, value)
     values = mining.config(data, static_model, cross_encoder_model, resources={"memory_gb": 2})
-    values["corpus"]["shard_documents"], values["queries"]["block_queries"] = 100, 1000
+    values["corpus"]["shard_documents"], values["queries"]["block_queries"] = shard_documents, block_queries
     other = raymine.mine(make_config(values), str(tmp_path))
+    tasks = {cost.step: cost.tasks for cost in other.cost}
+    assert (tasks["search_exact"], tasks["search_bm25"]) == num_tasks
     columns = ["query_row", "doc_row", "slot", "kind"]
     assert other.negatives().select(columns).to_pydict() == mined.negatives().select(columns).to_pydict()
 
