@@ -2,7 +2,8 @@
 
 The first half (tokens, CPU) and the second (the model's forward pass) have a lock each: with two calls in flight one
 shard is tokenised while the other is encoded, and neither the tokenizer (which is not safe to share) nor the device
-ever serves two at once. Outputs stay on the device until the shard is through, so a GPU does not wait for copies.
+ever serves two at once. On a CPU the batches of a shard are shared out to threads, one each (raymine.threads).
+Outputs stay on the device until the shard is through, so a GPU does not wait for copies.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymine import batching, models
-from raymine.batching import Features, Padding, Tokens
+from raymine.batching import Batch, Features, Padding, Tokens
 from raymine.config import EmbedConfig, RescoreConfig
 from raymine.errors import ConfigError
+from raymine.threads import in_threads, num_threads
 
 if TYPE_CHECKING:
     import torch
@@ -77,13 +79,16 @@ class Runner:
         """
         import torch
 
-        with self._running, torch.inference_mode():
+        def forward(batch: Batch) -> tuple[NDArray[np.int64], torch.Tensor]:
+            with torch.inference_mode():
+                moved = {name: self._moved(value) for name, value in batch[1].items()}
+                return batch[0], self.head(self.model(moved, **options)).float()
+
+        with self._running:
             begin = time.perf_counter()
-            positions, outputs = [], []
-            for members, features in tokens.batches():
-                moved = {name: self._moved(value) for name, value in features.items()}
-                outputs.append(self.head(self.model(moved, **options)).float())
-                positions.append(members)
+            on_cpu = self.model.device.type == "cpu"
+            done = in_threads(forward, tokens.batches(), num_threads()) if on_cpu else map(forward, tokens.batches())
+            positions, outputs = zip(*done, strict=True)
             made = torch.cat(outputs).cpu().numpy()
             values = np.empty_like(made)
             values[np.concatenate(positions)] = made

@@ -77,7 +77,7 @@ class DescribeEmbedder:
         config: names the model.
     """
 
-    VERSION = 2
+    VERSION = 1
     calls_in_flight = 1
 
     def __init__(self, config: EmbedConfig) -> None:

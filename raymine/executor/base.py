@@ -55,13 +55,14 @@ def set_threads(count: int) -> None:
     threadpool_limits(count)
     _set_numba(count)
     loaded: dict[str, Any] = sys.modules
-    if "torch" in loaded:
-        loaded["torch"].set_num_threads(count)
-    if "faiss" in loaded:
-        loaded["faiss"].omp_set_num_threads(count)
-    if "pyarrow" in loaded:
-        loaded["pyarrow"].set_cpu_count(count)
-        loaded["pyarrow"].set_io_thread_count(max(MIN_IO_THREADS, count))
+    for library, setter, value in (
+        ("torch", "set_num_threads", count),
+        ("faiss", "omp_set_num_threads", count),
+        ("pyarrow", "set_cpu_count", count),
+        ("pyarrow", "set_io_thread_count", max(MIN_IO_THREADS, count)),
+    ):
+        if hasattr(loaded.get(library), setter):  # another thread may be in the middle of importing it
+            getattr(loaded[library], setter)(value)
 
 
 def _set_numba(count: int) -> None:

@@ -7,7 +7,6 @@ tasks) to the memory of one worker: its vectors are held once, as float32.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymine import schemas
+from raymine.threads import num_threads
 from raymine.vectors import Matrix, read_vectors
 
 
@@ -49,11 +49,6 @@ def hits_table(
 ) -> pa.Table:
     """A HITS table from its columns, each [n]."""
     return pa.Table.from_arrays([pa.array(c) for c in (query_rows, doc_rows, ranks, scores)], schema=schemas.HITS)
-
-
-def num_threads() -> int:
-    """Threads that this process may use, as its executor has set them."""
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def load_faiss() -> Any:

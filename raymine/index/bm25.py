@@ -37,9 +37,9 @@ from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.config import Bm25Config
 from raymine.index import bm25_scores
-from raymine.index.base import num_threads
 from raymine.index.bm25_scores import OKAPI, Part, Postings, Scorer, Statistics, make_part
 from raymine.index.bm25_text import Tokenizer, Words, load_stemmer
+from raymine.threads import num_threads
 from raymine.topk import ranks_within
 
 # Terms of all queries, sorted; a term's position is its term_id.

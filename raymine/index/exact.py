@@ -19,8 +19,6 @@ hit, and a tile of products per thread.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from queue import SimpleQueue
@@ -32,8 +30,9 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.index.base import hits_table, load_chunk, num_threads
+from raymine.index.base import hits_table, load_chunk
 from raymine.index.first_pass import BFLOAT16_ROUNDOFF, Rounded, errors, fastest, make_buffers, products, rounded
+from raymine.threads import in_threads, num_threads
 from raymine.topk import gathered_scores, merge_topk
 from raymine.vectors import Matrix, Vectors, num_vectors, read_vectors
 
@@ -115,32 +114,21 @@ class Search:
         for _ in range(threads):
             buffers.put(make_buffers(self.precision, QUERIES_PER_TILE * min(DOCS_PER_TILE, len(matrix))))
 
-        def search(tile: Tile) -> None:
+        def search(tile: Tile) -> Hits:
             buffer = buffers.get()
-            tile.hits = search_tile(tile, chunk, self.k, buffer)
-            buffers.put(buffer)
+            try:
+                return search_tile(tile, chunk, self.k, buffer)
+            finally:
+                buffers.put(buffer)
 
-        with one_torch_thread(), ThreadPoolExecutor(threads) as pool:
-            list(pool.map(search, self.tiles))
+        for tile, hits in zip(self.tiles, in_threads(search, self.tiles, threads), strict=True):
+            tile.hits = hits
 
     def hits(self) -> Iterator[Hits]:
         """Of each tile: query indexes (of all queries), doc_rows, ranks and final scores, by (query, rank)."""
         for number, tile in enumerate(self.tiles):
             query_index, doc_rows, ranks, scores = tile.hits
             yield query_index + number * QUERIES_PER_TILE, doc_rows, ranks, scores
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """One thread per product: tiles are searched side by side, each from its product to its hits."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor]) -> Hits:
