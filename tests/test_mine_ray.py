@@ -63,6 +63,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(
     assert {path: storage.sha256_of(path) for path in before} == before
 
 
+@pytest.mark.slow
 def test_killed_workers_cost_only_what_they_were_doing(job: Path, cluster: dict[str, str], tmp_path: Path) -> None:
     """SIGKILL to actors and workers in the middle of a task: the run ends by itself, with the bytes of a quiet run.
 
