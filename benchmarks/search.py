@@ -230,7 +230,7 @@ def compare_exact(folder: Path, out: Path, arguments: argparse.Namespace) -> Pat
     row = compared.row(what, "raymine", "faiss IndexFlatIP", GOALS["exact"])
     memory = {name: each["tree_mb"] for name, each in compared.memory.items()}
     measure.keep("search-exact", {"rows": [row], "seconds": compared.seconds, "tree_mb": memory, **facts})
-    return out / "answer-raymine.npy"
+    return (out / "answer-raymine.npy").rename(out / "truth.npy")  # the sides of ivfpq save answers of the same names
 
 
 def compare_ivfpq(folder: Path, out: Path, truth: Path, arguments: argparse.Namespace) -> None:
