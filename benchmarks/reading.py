@@ -26,9 +26,12 @@ from raymine.config import CorpusConfig
 from raymine.corpus.read import ReadDocuments, splits
 from raymine.storage import HashCache
 config = CorpusConfig(path=sys.argv[1])
+num_rows = 0
 for number, split in enumerate(splits(config, HashCache())):
     record = ReadDocuments(config)(Task("read", split, output=f"{sys.argv[2]}/{number}"))
-    assert not record.problems and record.rows_out == int(sys.argv[3]), record.problems
+    assert not record.problems, record.problems
+    num_rows += record.rows_out
+assert num_rows == int(sys.argv[3]), num_rows
 """
 
 

@@ -163,11 +163,27 @@ def vector_table(rows: NDArray[np.int64], vectors: NDArray[np.floating]) -> pa.T
 
 def vector_matrix(column: pa.ChunkedArray) -> NDArray[np.floating]:
     """The vectors of a fixed-size-list column as a [n, dim] array, without a copy where the column is one chunk."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    dim = column.type.list_size
-    return np.asarray(array.flatten().to_numpy(zero_copy_only=False)).reshape(-1, dim)
+    flat = one_array(column).flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat).reshape(-1, column.type.list_size)
+
+
+def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as one array, without a copy where it is one already."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def hits_table(
+    query_rows: NDArray[np.int64],
+    doc_rows: NDArray[np.int64],
+    ranks: NDArray[np.int32],
+    scores: NDArray[np.float32],
+) -> pa.Table:
+    """A HITS table from its columns, each [n]."""
+    return pa.Table.from_arrays([pa.array(c) for c in (query_rows, doc_rows, ranks, scores)], schema=HITS)
 
 
 def candidates(sources: Sequence[str]) -> pa.Schema:

@@ -5,9 +5,9 @@ that exists is whole. Reading: local files memory-mapped, remote ones by ranges 
 found here too).
 
 Three kinds of files. Parquet shards are tables that people may open. Vectors are Arrow files that are read as they lie
-(pyarrow.feather and polars open them too). Bucketed files (Arrow IPC, zstd) carry pairs from
-one pass to the next: batch i holds the rows of bucket i (a query block, or a document shard), so the reader of bucket i
-takes batch i of every file and nothing else: a shuffle by files, with no process that holds all of it.
+(pyarrow.feather opens them too). Bucketed files (Arrow IPC, zstd) carry pairs from one pass to the next: batch i holds
+the rows of bucket i (a query block, or a document shard), so the reader of bucket i takes batch i of every file and
+nothing else: a shuffle by files, with no process that holds all of it.
 """
 
 from __future__ import annotations

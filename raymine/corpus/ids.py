@@ -46,7 +46,7 @@ def id_hashes(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
     Returns:
         uint64 [n].
     """
-    array = one_array(ids).cast(pa.large_string())
+    array = schemas.one_array(ids).cast(pa.large_string())
     slices = [_slice_hashes(array.slice(begin, SLICE_IDS)) for begin in range(0, len(array), SLICE_IDS)]
     return np.concatenate(slices) if slices else np.empty(0, np.uint64)
 
@@ -91,7 +91,7 @@ def id_rows(corpus: pa.Table, first_row: int) -> pa.Table:
 
 def repeated(ids: pa.Array | pa.ChunkedArray) -> list[str]:
     """The ids that occur more than once, in the order in which they first occur."""
-    encoded = one_array(ids).dictionary_encode()
+    encoded = schemas.one_array(ids).dictionary_encode()
     if len(encoded.dictionary) == len(encoded):
         return []
     counts = np.bincount(encoded.indices.to_numpy(), minlength=len(encoded.dictionary))
@@ -145,7 +145,7 @@ def resolve(pairs: pa.Table, ids: pa.Table) -> tuple[pa.Table, pa.Table]:
         The pairs whose document is known, with doc_row and fold_hash after their own columns; and the others as they
         came. Both in their former order.
     """
-    positions = pc.index_in(pairs["doc_id"], value_set=one_array(ids["doc_id"]))
+    positions = pc.index_in(pairs["doc_id"], value_set=schemas.one_array(ids["doc_id"]))
     known = pc.is_valid(positions)
     found = ids.select(["doc_row", "fold_hash"]).take(positions.filter(known))
     matched = pairs.filter(known)
@@ -296,10 +296,3 @@ class JoinPositives:
 def _num_buckets(path: str) -> int:
     with storage.mapped(path) as source, pa.ipc.open_file(source) as reader:
         return int(reader.num_record_batches)
-
-
-def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column as one array, without a copy where it is one already."""
-    if isinstance(column, pa.Array):
-        return column
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.config import QueriesConfig
-from raymine.corpus.ids import duplicate_faults, one_array, repeated
+from raymine.corpus.ids import duplicate_faults, repeated
 from raymine.corpus.judgements import judgement_faults
 from raymine.storage import Shard
 
@@ -86,7 +86,7 @@ def void_positives(
     is_void = np.zeros(len(query_rows), bool)
     # Only queries that have both kinds can have such a pair: a few, where evaluation queries are not trained on.
     shared = np.isin(query_rows, np.intersect1d(query_rows[excluded], query_rows[~excluded]))
-    docs = one_array(doc_ids.filter(pa.array(shared))).dictionary_encode()
+    docs = schemas.one_array(doc_ids.filter(pa.array(shared))).dictionary_encode()
     pairs = query_rows[shared] * max(len(docs.dictionary), 1) + docs.indices.to_numpy()
     is_void[shared] = ~excluded[shared] & np.isin(pairs, pairs[excluded[shared]])
     return is_void
@@ -128,7 +128,7 @@ class SelectQueries:
         if not paths:
             return Record(problems=[f"{self.sources[0] if self.config is None else self.config.path}: no queries"])
         tables = [storage.read_table(path, ["query_id"]) for path in paths]
-        query_ids = one_array(pa.concat_tables(tables)["query_id"])
+        query_ids = schemas.one_array(pa.concat_tables(tables)["query_id"])
         judgements = storage.read_table(task.inputs["judgements"])
         if problems := duplicate_faults(repeated(query_ids), "query", self.config):
             return Record(problems=problems)

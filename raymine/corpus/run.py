@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.corpus.base import Problems
-from raymine.corpus.ids import one_array, split_by_id
+from raymine.corpus.ids import split_by_id
 from raymine.corpus.lines import place, text_blocks
 from raymine.errors import InputError
 from raymine.topk import ranks_within
@@ -105,7 +105,7 @@ def best_lines(lines: pa.Table, k: int) -> pa.Table:
     Returns:
         schemas.RUN_LINES, sorted by query_row, then score descending, then line.
     """
-    docs = one_array(lines["doc_id"]).dictionary_encode().indices.to_numpy()
+    docs = schemas.one_array(lines["doc_id"]).dictionary_encode().indices.to_numpy()
     query_rows, numbers = lines["query_row"].to_numpy(), lines["line"].to_numpy()
     scores = lines["score"].to_numpy()
     by_pair = np.lexsort((numbers, -scores, docs, query_rows))
@@ -133,7 +133,7 @@ class ReadRun:
     def __call__(self, task: Task) -> Record:
         path = task.inputs["path"]
         tables = [storage.read_table(block, ["query_id"]) for block in task.inputs["queries"]]
-        query_ids = one_array(pa.concat_tables(tables)["query_id"])
+        query_ids = schemas.one_array(pa.concat_tables(tables)["query_id"])
         counts = Counts(np.zeros(len(query_ids), bool))
         problems = Problems()
         try:

@@ -1,8 +1,8 @@
-"""What every dense index shares: a part is a group of consecutive document shards, searched by all query blocks.
+"""What every dense index shares: a part is a group of consecutive document shards.
 
-A backend is a stage that takes one part and writes its hits, bucketed by query block. Parts are independent: they are
-searched anywhere and in any order, and merged per query block by merge_topk. A part is sized (by whoever makes the
-tasks) to the memory of one worker: its vectors are held once, as float32.
+A backend is a stage that takes one part and a range of query blocks, and writes their hits, a bucket per block. Parts
+are independent: they are searched anywhere and in any order, and merged per query block by merge_topk. How large a
+part is, and how much of it is in memory at a time, is decided by whoever makes the tasks.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from raymine import schemas
 from raymine.threads import num_threads
 from raymine.vectors import Matrix, read_vectors
 
@@ -39,16 +37,6 @@ def padded(vectors: Matrix, dim: int) -> NDArray[np.float32]:
     wide = np.zeros((len(vectors), dim), np.float32)
     wide[:, : vectors.shape[1]] = vectors
     return wide
-
-
-def hits_table(
-    query_rows: NDArray[np.int64],
-    doc_rows: NDArray[np.int64],
-    ranks: NDArray[np.int32],
-    scores: NDArray[np.float32],
-) -> pa.Table:
-    """A HITS table from its columns, each [n]."""
-    return pa.Table.from_arrays([pa.array(c) for c in (query_rows, doc_rows, ranks, scores)], schema=schemas.HITS)
 
 
 def load_faiss() -> Any:

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.index.base import hits_table, load_chunk
-from raymine.index.first_pass import BFLOAT16_ROUNDOFF, Rounded, errors, fastest, make_buffers, products, rounded
+from raymine.index.base import load_chunk
+from raymine.index.first_pass import Rounded, errors, fastest, make_buffers, products, rounded
 from raymine.threads import in_threads, num_threads
-from raymine.topk import gathered_scores, merge_topk
+from raymine.topk import Hits, gathered_scores, merge_topk
 from raymine.vectors import Matrix, Vectors, num_vectors, read_vectors
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 QUERIES_PER_TILE = 512
 DOCS_PER_TILE = 4096
 NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-
-Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -124,16 +122,19 @@ class Search:
         for tile, hits in zip(self.tiles, in_threads(search, self.tiles, threads), strict=True):
             tile.hits = hits
 
-    def hits(self) -> Iterator[Hits]:
-        """Of each tile: query indexes (of all queries), doc_rows, ranks and final scores, by (query, rank)."""
-        for number, tile in enumerate(self.tiles):
-            query_index, doc_rows, ranks, scores = tile.hits
-            yield query_index + number * QUERIES_PER_TILE, doc_rows, ranks, scores
+    def hits(self) -> Hits:
+        """Query indexes, doc_rows, ranks and final scores, by (query, rank)."""
+        numbered = enumerate(self.tiles)
+        of_all = [(tile.hits[0] + number * QUERIES_PER_TILE, *tile.hits[1:]) for number, tile in numbered]
+        columns = [np.concatenate(column) for column in zip(NOTHING, *of_all, strict=True)]
+        return columns[0], columns[1], columns[2], columns[3]
 
 
 def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor]) -> Hits:
     """The k best of a tile's hits and a chunk."""
-    race = Race(tile, chunk, k)
+    from raymine.index.race import Race  # compiled: importing it takes a second
+
+    race = Race(tile.matrix, chunk.matrix, errors(tile.rounded, chunk.rounded), tile.kth_scores(k), k)
     for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
         docs = chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
         race.offer(products(tile.rounded, docs, buffers), begin)
@@ -146,78 +147,6 @@ def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, t
         np.concatenate([known_scores, scores]),
         k,
     )
-
-
-class Race:
-    """The documents of a chunk that may still be among the k best of each query of a tile.
-
-    Args:
-        tile: the queries, and their hits so far.
-        chunk: the documents.
-        k: hits per query.
-    """
-
-    def __init__(self, tile: Tile, chunk: Chunk, k: int) -> None:
-        from raymine.index.race import BLOCK, thresholds_below
-
-        self.tile, self.chunk, self.k = tile, chunk, k
-        self.errors = errors(tile.rounded, chunk.rounded)
-        num_queries, capacity = len(tile.matrix), 2 * k + 2 * BLOCK
-        self.keys = np.empty((num_queries, capacity), np.int16)
-        self.docs = np.empty((num_queries, capacity), np.int32)
-        self.sizes = np.zeros(num_queries, np.int64)
-        self.thresholds = thresholds_below(tile.kth_scores(k), self.errors, BFLOAT16_ROUNDOFF)
-
-    def offer(self, bits: NDArray[np.int16], first_doc: int) -> None:
-        """Takes in the products of all queries with consecutive documents.
-
-        Args:
-            bits: int16 [q, n], of bfloat16.
-            first_doc: index in the chunk of the first of the n documents.
-        """
-        from raymine.index.race import offer
-
-        if not len(self.tile.hits[0]) and not self.sizes.any():
-            self._begin(bits)
-        row, column = 0, 0
-        while row < len(bits):
-            row, column = offer(
-                bits, first_doc, self.k, self.errors, BFLOAT16_ROUNDOFF,
-                self.keys, self.docs, self.sizes, self.thresholds, row, column,
-            )  # fmt: skip
-            if row < len(bits):
-                self._decide(row)
-
-    def _begin(self, bits: NDArray[np.int16]) -> None:
-        """Sets thresholds from the first products of all, or else most of them would be taken in one by one."""
-        from raymine.index.race import thresholds_below
-
-        width = bits.shape[1]
-        if width > self.k:
-            keys = bits ^ ((bits >> 15) & np.int16(0x7FFF))
-            kth = np.partition(keys, width - self.k, axis=1)[:, width - self.k].astype(np.int32)
-            values = ((kth ^ ((kth >> 15) & 0x7FFF)) << 16).view(np.float32).astype(np.float64)
-            self.thresholds = thresholds_below(values, self.errors, BFLOAT16_ROUNDOFF)
-
-    def survivors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What is left: query indexes in the tile and document indexes in the chunk, int64 [n] each."""
-        from raymine.index.race import shrink_all
-
-        shrink_all(self.k, self.errors, BFLOAT16_ROUNDOFF, self.keys, self.docs, self.sizes, self.thresholds)
-        in_use = np.arange(self.docs.shape[1]) < self.sizes[:, None]
-        return np.nonzero(in_use)[0], self.docs[in_use].astype(np.int64)
-
-    def _decide(self, row: int) -> None:
-        """Keeps the k best of a query by their final scores: its products are too close to be told apart."""
-        from raymine.index.race import thresholds_below
-
-        docs = self.docs[row, : self.sizes[row]].astype(np.int64)
-        scores = gathered_scores(self.tile.matrix, self.chunk.matrix, np.full(len(docs), row), docs)
-        best = np.lexsort((docs, -scores))[: self.k]
-        self.keys[row, : len(best)], self.docs[row, : len(best)] = self.keys[row, best], docs[best]
-        self.sizes[row] = len(best)
-        kth, error = scores[best[-1:]].astype(np.float64), self.errors[row : row + 1]
-        self.thresholds[row] = max(self.thresholds[row], thresholds_below(kth, error, BFLOAT16_ROUNDOFF)[0])
 
 
 def search(queries: Matrix, docs: Matrix, k: int, precision: str | None = None) -> Hits:
@@ -234,8 +163,7 @@ def search(queries: Matrix, docs: Matrix, k: int, precision: str | None = None) 
     """
     found = Search(queries, k, precision)
     found.add(np.arange(len(docs)), docs)
-    columns = [np.concatenate(column) for column in zip(NOTHING, *found.hits(), strict=True)]
-    return columns[0], columns[1], columns[2], columns[3]
+    return found.hits()
 
 
 class SearchExact:
@@ -288,9 +216,9 @@ class SearchExact:
 def _by_block(found: Search, blocks: Sequence[Vectors], starts: Sequence[int]) -> Iterator[pa.Table]:
     """HITS of each query block from the hits of all their queries."""
     query_rows = np.concatenate([block.rows + start for block, start in zip(blocks, starts, strict=True)])
-    hits = [np.concatenate(column) for column in zip(NOTHING, *found.hits(), strict=True)]
+    query_index, doc_rows, ranks, scores = found.hits()
     ends = np.cumsum([len(block.rows) for block in blocks])
-    borders = np.searchsorted(hits[0], [0, *ends])
+    borders = np.searchsorted(query_index, [0, *ends])
     for begin, end in pairwise(borders):
-        query_index, doc_rows, ranks, scores = (column[begin:end] for column in hits)
-        yield hits_table(query_rows[query_index], doc_rows, ranks, scores)
+        part = slice(begin, end)
+        yield schemas.hits_table(query_rows[query_index[part]], doc_rows[part], ranks[part], scores[part])

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from raymine import inference, schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.index.base import hits_table
 from raymine.topk import pair_scores
 from raymine.vectors import Matrix, Vectors, read_vectors
 
@@ -344,4 +343,6 @@ class SearchShard:
         docs, doc_rows = self.topk.documents(number, vectors.matrix), vectors.rows + first_row
         for block, query_rows in enumerate(self.query_rows):
             query_index, doc_index, scores = self.topk.search(block, docs)
-            yield hits_table(query_rows[query_index], doc_rows[doc_index], np.zeros(len(scores), np.int32), scores)
+            yield schemas.hits_table(
+                query_rows[query_index], doc_rows[doc_index], np.zeros(len(scores), np.int32), scores
+            )

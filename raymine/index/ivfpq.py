@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.index.base import hits_table, load_chunk, load_faiss, padded
+from raymine.index.base import load_chunk, load_faiss, padded
 from raymine.index.ivfpq_train import assigner, read_index, write_index
 from raymine.topk import score_of, score_order
 from raymine.vectors import VectorBlocks, read_vectors
@@ -238,4 +238,4 @@ class SearchPart:
         queries = self.queries[block]
         lists = read_lists(self.assigned[block])
         query_index, doc_rows, ranks, scores = search(part, padded(queries.matrix, part.d), lists, self.k)
-        return hits_table(queries.rows[query_index] + self.block_starts[block], doc_rows, ranks, scores)
+        return schemas.hits_table(queries.rows[query_index] + self.block_starts[block], doc_rows, ranks, scores)

@@ -116,8 +116,9 @@ def centroids(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np
 def two_level_centroids(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
     """As `centroids`, by k-means within each of sqrt(count) clusters: n sqrt(count) products a round, not n count.
 
-    A cluster gets centroids by its share of the vectors. Measured on 180,000 vectors and 2,828 centroids: 5.5 s against
-    12.8 s, and the lists that hold 0.92 of the exact hits are as long together.
+    A cluster gets centroids by its share of the vectors. Measured on 181,000 vectors and 2,828 centroids, one core:
+    1.7 s against 25 s. The 512 lists nearest to a query then held 0.92 of its exact hits and 0.186 of the documents;
+    with one level 0.93 and 0.200.
     """
     faiss = load_faiss()
     coarse = centroids(vectors, round(math.sqrt(count)), seed)

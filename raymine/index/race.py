@@ -1,4 +1,4 @@
-"""The compiled loop of exact search: which products may still be among the k best of their query.
+"""The race of exact search: which products may still be among the k best of their query.
 
 A product stays if it reaches its query's threshold, which follows from the k-th best product so far and the bound on
 the products' errors (index.first_pass). The bits of floating point numbers, taken as integers with those of negative
@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymine.index.compiled import compiled
+from raymine.topk import gathered_scores
+from raymine.vectors import Matrix
 
+# How far rounding to bfloat16 takes a number, relative to it. Beside the loops that use it, which are compiled again
+# only when this file changes.
+RELATIVE_ERROR = 2.0**-8
 BLOCK = 64  # products compared before any of them is looked at by itself
 
 
@@ -45,17 +50,17 @@ def threshold_below(value: float, error: float, relative: float) -> int:
 
 
 @compiled
-def thresholds_below(values: NDArray[np.float64], errors: NDArray[np.float64], relative: float) -> NDArray[np.int16]:
+def thresholds_below(values: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.int16]:
     """threshold_below of each query, int16 [q]."""
     thresholds = np.empty(len(values), np.int16)
     for query in range(len(values)):
-        thresholds[query] = threshold_below(values[query], errors[query], relative)
+        thresholds[query] = threshold_below(values[query], errors[query], RELATIVE_ERROR)
     return thresholds
 
 
 @compiled
 def shrink(
-    keys: NDArray[np.int16], docs: NDArray[np.int32], size: int, k: int, threshold: int, error: float, relative: float
+    keys: NDArray[np.int16], docs: NDArray[np.int32], size: int, k: int, threshold: int, error: float
 ) -> tuple[int, int]:
     """Raises a query's threshold to what its k-th best product allows, and drops what does not reach it.
 
@@ -64,7 +69,7 @@ def shrink(
     """
     if size >= k:
         kth = np.partition(keys[:size], size - k)[size - k]
-        threshold = max(threshold, threshold_below(value_of(kth), error, relative))
+        threshold = max(threshold, threshold_below(value_of(kth), error, RELATIVE_ERROR))
     kept = 0
     for position in range(size):
         if keys[position] >= threshold:
@@ -79,7 +84,6 @@ def offer(
     first_doc: int,
     k: int,
     errors: NDArray[np.float64],
-    relative: float,
     keys: NDArray[np.int16],
     docs: NDArray[np.int32],
     sizes: NDArray[np.int64],
@@ -94,7 +98,6 @@ def offer(
         first_doc: index of the first document.
         k: hits wanted.
         errors: float64 [q], see threshold_below.
-        relative: see threshold_below.
         keys: int16 [q, capacity], what is in the race; capacity is 2 k + 2 BLOCK or more.
         docs: int32 [q, capacity], the documents of the keys.
         sizes: int64 [q], how many of them are in use.
@@ -119,7 +122,7 @@ def offer(
                 reached |= np.uint8(key >= threshold)
             if reached != 0:
                 if size + BLOCK > keys.shape[1]:
-                    size, threshold = shrink(keys[query], docs[query], size, k, threshold, errors[query], relative)
+                    size, threshold = shrink(keys[query], docs[query], size, k, threshold, errors[query])
                     if size + BLOCK > keys.shape[1]:
                         sizes[query], thresholds[query] = size, threshold
                         return query, begin
@@ -139,7 +142,6 @@ def offer(
 def shrink_all(
     k: int,
     errors: NDArray[np.float64],
-    relative: float,
     keys: NDArray[np.int16],
     docs: NDArray[np.int32],
     sizes: NDArray[np.int64],
@@ -148,5 +150,77 @@ def shrink_all(
     """Shrinks every query's products to what may be among its k best. Arguments as of `offer`."""
     for query in range(len(sizes)):
         sizes[query], thresholds[query] = shrink(
-            keys[query], docs[query], sizes[query], k, thresholds[query], errors[query], relative
+            keys[query], docs[query], sizes[query], k, thresholds[query], errors[query]
         )
+
+
+class Race:
+    """The documents of a chunk that may still be among the k best of each query of a tile.
+
+    Args:
+        queries: float16 or float32 [q, dim].
+        docs: float16 or float32 [n, dim].
+        errors: float64 [q], how far a query's products may be from the exact scores before they are rounded.
+        kth_scores: float64 [q], the k-th best final score so far; -inf where there are fewer.
+        k: hits per query.
+    """
+
+    def __init__(
+        self,
+        queries: Matrix,
+        docs: Matrix,
+        errors: NDArray[np.float64],
+        kth_scores: NDArray[np.float64],
+        k: int,
+    ) -> None:
+        self.queries, self.docs, self.errors, self.k = queries, docs, errors, k
+        self.is_first = bool(np.isneginf(kth_scores).all())
+        capacity = 2 * k + 2 * BLOCK
+        self.kept_keys = np.empty((len(queries), capacity), np.int16)
+        self.kept_docs = np.empty((len(queries), capacity), np.int32)
+        self.sizes = np.zeros(len(queries), np.int64)
+        self.thresholds = thresholds_below(kth_scores, errors)
+
+    def offer(self, bits: NDArray[np.int16], first_doc: int) -> None:
+        """Takes in the products of all queries with consecutive documents.
+
+        Args:
+            bits: int16 [q, n], of bfloat16.
+            first_doc: index in the chunk of the first of the n documents.
+        """
+        if self.is_first:
+            self._begin(bits)
+        row, column = 0, 0
+        while row < len(bits):
+            row, column = offer(
+                bits, first_doc, self.k, self.errors,
+                self.kept_keys, self.kept_docs, self.sizes, self.thresholds, row, column,
+            )  # fmt: skip
+            if row < len(bits):
+                self._decide(row)
+
+    def survivors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What is left: query indexes in the tile and document indexes in the chunk, int64 [n] each."""
+        shrink_all(self.k, self.errors, self.kept_keys, self.kept_docs, self.sizes, self.thresholds)
+        in_use = np.arange(self.kept_docs.shape[1]) < self.sizes[:, None]
+        return np.nonzero(in_use)[0], self.kept_docs[in_use].astype(np.int64)
+
+    def _begin(self, bits: NDArray[np.int16]) -> None:
+        """Sets thresholds from the first products of all, or else most of them would be taken in one by one."""
+        self.is_first = False
+        width = bits.shape[1]
+        if width > self.k:
+            keys = bits ^ ((bits >> 15) & np.int16(0x7FFF))
+            kth = np.partition(keys, width - self.k, axis=1)[:, width - self.k].astype(np.int32)
+            values = ((kth ^ ((kth >> 15) & 0x7FFF)) << 16).view(np.float32).astype(np.float64)
+            self.thresholds = thresholds_below(values, self.errors)
+
+    def _decide(self, row: int) -> None:
+        """Keeps the k best of a query by their final scores: its products are too close to be told apart."""
+        docs = self.kept_docs[row, : self.sizes[row]].astype(np.int64)
+        scores = gathered_scores(self.queries, self.docs, np.full(len(docs), row), docs)
+        best = np.lexsort((docs, -scores))[: self.k]
+        self.kept_keys[row, : len(best)], self.kept_docs[row, : len(best)] = self.kept_keys[row, best], docs[best]
+        self.sizes[row] = len(best)
+        kth, error = scores[best[-1:]].astype(np.float64), self.errors[row : row + 1]
+        self.thresholds[row] = max(self.thresholds[row], thresholds_below(kth, error)[0])

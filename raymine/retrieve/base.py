@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from raymine import schemas, storage
 from raymine.lookup import positions
 from raymine.storage import Shard
-from raymine.topk import gathered_scores, merge_topk
+from raymine.topk import Hits, gathered_scores, merge_topk
 from raymine.vectors import Vectors
 
-Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 # Hits that are read before they are cut to k: 100 MB. Without it, 800 parts with 200 hits for each of 8,192 queries
 # would take 30 GB.
 HITS_AT_ONCE = 1 << 22
@@ -61,7 +60,7 @@ def merged_hits(files: Sequence[HitFiles], block: int, k: int) -> Hits:
     for number, path in enumerate(group.paths, start=1):
         waiting.append(storage.read_bucket(path, block - group.first_block))
         if number == len(group.paths) or sum(table.num_rows for table in waiting) > HITS_AT_ONCE:
-            merged = _merged([hits_table(merged), *waiting], k)
+            merged = _merged([schemas.hits_table(*merged), *waiting], k)
             waiting = []
     return merged
 
@@ -69,11 +68,6 @@ def merged_hits(files: Sequence[HitFiles], block: int, k: int) -> Hits:
 def _merged(tables: Sequence[pa.Table], k: int) -> Hits:
     hits = pa.concat_tables(tables)
     return merge_topk(*rows_of(hits), hits["score"].to_numpy(), k)
-
-
-def hits_table(hits: Hits) -> pa.Table:
-    """A HITS table from its columns, each [n]."""
-    return pa.Table.from_arrays([pa.array(column) for column in hits], schema=schemas.HITS)
 
 
 def write_pairs(path: str, pairs: pa.Table, shard_starts: Sequence[int]) -> Shard:

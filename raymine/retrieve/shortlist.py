@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.retrieve.base import HitFiles, hits_table, merged_hits, rows_of, score_pairs, write_pairs
+from raymine.retrieve.base import HitFiles, merged_hits, rows_of, score_pairs, write_pairs
 from raymine.vectors import VectorBlocks, Vectors, read_vectors
 
 
@@ -56,7 +56,7 @@ def rescored(pairs: pa.Table, queries: Vectors, docs: Vectors, first_query_row: 
     query_rows, doc_rows = rows_of(pairs)
     scores, known = score_pairs(queries, docs, query_rows - first_query_row, doc_rows - first_doc_row)
     ranks = np.zeros(int(known.sum()), np.int32)
-    return hits_table((query_rows[known], doc_rows[known], ranks, scores[known]))
+    return schemas.hits_table(query_rows[known], doc_rows[known], ranks, scores[known])
 
 
 class RescoreHits:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raymine import schemas
 from raymine.lookup import pair_positions
 from raymine.select.base import Candidates, Mask
 
@@ -62,9 +63,7 @@ def _text_keys(
 
 def _half_hashes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """Half of each 16-byte hash: a million texts share one by chance once in 30 million times."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    array = schemas.one_array(column)
     halves = np.frombuffer(array.buffers()[1] or b"", np.int64)
     begin = 2 * array.offset
     return np.asarray(halves[begin : begin + 2 * len(array) : 2])
