@@ -15,10 +15,16 @@ from numba import njit
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function) -> Function:
-    """Compiles a function without the interpreter lock, cached on disk where any cache folder can be written."""
+def compiled(function: Function, sums_in_any_order: bool = False) -> Function:
+    """Compiles a function without the interpreter lock, cached on disk where any cache folder can be written.
+
+    Args:
+        function: in Python that numba takes.
+        sums_in_any_order: sums of floating point numbers may be split over the lanes of vector instructions.
+    """
+    fastmath = {"reassoc", "contract"} if sums_in_any_order else False
     try:
-        made: Function = njit(nogil=True, cache=True)(function)
+        made: Function = njit(nogil=True, cache=True, fastmath=fastmath)(function)
     except RuntimeError:  # numba finds no folder to write to
-        made = njit(nogil=True)(function)
+        made = njit(nogil=True, fastmath=fastmath)(function)
     return made

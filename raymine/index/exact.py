@@ -2,18 +2,18 @@
 
 Documents are taken in chunks that fit in memory, once each; queries in tiles. A tile is multiplied with the chunk by
 index.first_pass, whose products are off by no more than a bound; index.race keeps those that may still belong to the k
-best so far. At the end of a chunk the survivors, k per query and a few, get their final score from
-topk.gathered_scores and are merged with the hits of the chunks before by topk.merge_topk; the k-th best score is where
-the next chunk's threshold begins.
+best so far. At the end of a chunk the survivors, k per query and a few, get their final score from index.scores and are
+merged with the hits of the chunks before by topk.merge_topk; the k-th best score is where the next chunk's threshold
+begins.
 
 So the hits, their order and the bits of their scores depend neither on tiles and chunks, nor on the number of threads,
-the precision of the products or the kernels of the BLAS, nor on how documents are split into shards and parts.
+the precision of the products or the kernels that compute them, nor on how documents are split into shards and parts.
 Identical vectors tie exactly and are told apart by doc_row; when so many tie that the survivors do not shrink, they are
 decided by their final scores on the way.
 
-Cost: 2 q n dim operations in the BLAS, one pass over the products while they are in cache, and per query and chunk some
-k / (number of the chunk) final scores. Memory: a chunk as stored and as rounded, the queries as both, 12 bytes per
-hit, and a tile of products per thread.
+Cost: 2 q n dim operations in int8 or what else the CPU multiplies fast, one pass over the products while they are in
+cache, and per query and chunk some k / (number of the chunk) final scores, twice that in int8. Memory: a chunk as
+stored and as rounded, the queries as both, 12 bytes per hit, and a tile of products per thread.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from numpy.typing import NDArray
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.index.base import load_chunk
-from raymine.index.first_pass import Rounded, errors, fastest, make_buffers, products, rounded
+from raymine.index.first_pass import Rounded, make_buffers, mean_of, precision_for, products, rounded
 from raymine.threads import in_threads, num_threads
-from raymine.topk import Hits, gathered_scores, merge_topk
+from raymine.topk import Hits, merge_topk
 from raymine.vectors import Matrix, Vectors, num_vectors, read_vectors
 
 if TYPE_CHECKING:
     import torch
 
-QUERIES_PER_TILE = 512
-DOCS_PER_TILE = 4096
+QUERIES_PER_TILE = 256
+DOCS_PER_TILE = 4096  # 4 MB of products
 NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
 
@@ -88,14 +88,12 @@ class Search:
     Args:
         queries: float16 or float32 [q, dim], finite.
         k: hits per query.
-        precision: of the first pass, bfloat16 or float32; None: the faster one.
+        precision: of the first pass, int8, bfloat16 or float32; None: chosen with the first chunk.
     """
 
     def __init__(self, queries: Matrix, k: int, precision: str | None = None) -> None:
-        self.k, self.precision = k, precision or fastest()
-        whole = rounded(queries, self.precision)
-        borders = [(begin, begin + QUERIES_PER_TILE) for begin in range(0, len(queries), QUERIES_PER_TILE)]
-        self.tiles = [Tile(queries[begin:end], whole.rows(begin, end)) for begin, end in borders]
+        self.queries, self.k, self.precision = queries, k, precision
+        self.tiles: list[Tile] = []
 
     def add(self, doc_rows: NDArray[np.int64], matrix: Matrix) -> None:
         """Searches a chunk.
@@ -104,9 +102,15 @@ class Search:
             doc_rows: int64 [n], ascending, none of them seen before.
             matrix: float16 or float32 [n, dim], finite.
         """
-        if not len(matrix) or not self.tiles:
+        if not len(matrix) or not len(self.queries):
             return
-        chunk = Chunk(doc_rows, matrix, rounded(matrix, self.precision))
+        if self.precision is None:
+            self.precision = precision_for(self.queries, matrix, self.k)
+        if not self.tiles:
+            whole = rounded(self.queries, self.precision)
+            borders = [(begin, begin + QUERIES_PER_TILE) for begin in range(0, len(self.queries), QUERIES_PER_TILE)]
+            self.tiles = [Tile(self.queries[begin:end], whole.rows(begin, end)) for begin, end in borders]
+        chunk = Chunk(doc_rows, matrix, rounded(matrix, self.precision, mean_of(matrix)))
         threads = min(num_threads(), len(self.tiles))
         buffers: SimpleQueue[tuple[torch.Tensor, torch.Tensor]] = SimpleQueue()
         for _ in range(threads):
@@ -133,13 +137,14 @@ class Search:
 def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor]) -> Hits:
     """The k best of a tile's hits and a chunk."""
     from raymine.index.race import Race  # compiled: importing it takes a second
+    from raymine.index.scores import final_scores
 
-    race = Race(tile.matrix, chunk.matrix, errors(tile.rounded, chunk.rounded), tile.kth_scores(k), k)
+    race = Race(tile.matrix, chunk.matrix, tile.rounded, chunk.rounded, tile.kth_scores(k), k)
     for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
         docs = chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
         race.offer(products(tile.rounded, docs, buffers), begin)
     query_index, doc_index = race.survivors()
-    scores = gathered_scores(tile.matrix, chunk.matrix, query_index, doc_index)
+    scores = final_scores(tile.matrix, chunk.matrix, query_index, doc_index)
     known_index, known_rows, _, known_scores = tile.hits
     return merge_topk(
         np.concatenate([known_index, query_index]),
@@ -156,7 +161,7 @@ def search(queries: Matrix, docs: Matrix, k: int, precision: str | None = None) 
         queries: float16 or float32 [q, dim], finite.
         docs: float16 or float32 [n, dim], finite.
         k: hits per query; all n where n < k.
-        precision: of the first pass, bfloat16 or float32; None: the faster one. It does not change the result.
+        precision: of the first pass, int8, bfloat16 or float32; None: chosen. It does not change the result.
 
     Returns:
         int64 query indices, int64 document indices, int32 ranks, float32 scores, sorted by (query, rank).

@@ -1,12 +1,19 @@
 """The first pass of exact search: inner products in low precision, with a bound on how far they may be off.
 
-Tiles of queries and documents are multiplied by torch, in bfloat16 where the CPU does that natively (measured on one
-core with avx512_bf16: 465 GFLOP/s, against 99 in float32), else in float32. Either way the products are stored as
-bfloat16, so that the scan over them (index.race) reads two bytes each.
+Tiles of queries and documents are multiplied by torch, in the first of these that the CPU multiplies fast and that
+tells these vectors apart (`precision_for`; measured on one core with avx512_vnni and avx512_bf16):
+
+    int8      810 GFLOP/s   each vector in 8-bit steps of its own size
+    bfloat16  400 GFLOP/s
+    float32    99 GFLOP/s
+
+The documents' mean is taken off them first: it adds the same to all scores of a query, and what embedders put into
+every vector would otherwise use up the steps.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -21,104 +28,192 @@ if TYPE_CHECKING:
     import torch
 
 # Half the distance from 1 to the next number: the largest relative error of one rounding.
-FLOAT32_ROUNDOFF = 2.0**-24
+FLOAT32_ROUNDOFF, BFLOAT16_ROUNDOFF = 2.0**-24, 2.0**-9
 SAFETY = 1.01  # on top of bounds, for the rounding of the bounds themselves
-ROWS_AT_ONCE = 4096  # whose norms are taken together
+ROWS_AT_ONCE = 4096  # that are rounded together
+STEPS = 127  # of int8, to either side
+SMALLEST_STEP = 1e-30  # far from what float32 cannot divide by
+# What is looked at to choose a precision, and what it may let through, as a multiple of k. Measured at 256 dimensions:
+# a hit too many costs 0.5 us of one core, int8 instead of bfloat16 saves 70 us a query and chunk of documents.
+SAMPLE_QUERIES, SAMPLE_DOCUMENTS, MOST_SURVIVORS = 64, 1 << 14, 4.0
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Vectors in the number format of the first pass.
+    """Vectors, less their `mean`, in the number format of the first pass.
 
     Args:
-        tensor: [n, dim].
-        norms: float64 [n], of the rounded vectors.
-        residuals: float64 [n], norms of what rounding took off.
+        tensor: [n, dim]; times `scales` it is nearly the vectors.
+        scales: float32 [n].
+        norms: float32 [n], of the rounded vectors or a little more.
+        residuals: float32 [n], norms of what rounding took off or a little more.
+        mean: float32 [dim].
     """
 
     tensor: torch.Tensor
-    norms: NDArray[np.float64]
-    residuals: NDArray[np.float64]
+    scales: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    residuals: NDArray[np.float32]
+    mean: NDArray[np.float32]
 
     def rows(self, begin: int, end: int) -> Rounded:
-        return Rounded(self.tensor[begin:end], self.norms[begin:end], self.residuals[begin:end])
+        part = slice(begin, end)
+        return Rounded(self.tensor[part], self.scales[part], self.norms[part], self.residuals[part], self.mean)
 
 
-def rounded(matrix: Matrix, precision: str) -> Rounded:
-    """Vectors float16 or float32 [n, dim] in a number format (bfloat16 or float32)."""
+def mean_of(matrix: Matrix) -> NDArray[np.float32]:
+    """Mean of some of the vectors, float32 [dim]; zeros where it is not finite. Any mean will do."""
+    some = matrix[:: max(1, len(matrix) // SAMPLE_DOCUMENTS)].astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean: NDArray[np.float32] = some.mean(axis=0)
+    return mean if np.isfinite(mean).all() else np.zeros_like(mean)
+
+
+def rounded(matrix: Matrix, precision: str, mean: NDArray[np.float32] | None = None) -> Rounded:
+    """Vectors in a number format.
+
+    Args:
+        matrix: float16 or float32 [n, dim].
+        precision: int8, bfloat16 or float32.
+        mean: float32 [dim], taken off the vectors; None: zeros.
+    """
     import torch
 
+    if mean is None:
+        mean = np.zeros(matrix.shape[1], np.float32)
+    off = torch.from_numpy(mean)
     tensor = torch.empty(matrix.shape, dtype=getattr(torch, precision))
-    norms, residuals = np.empty(len(matrix)), np.empty(len(matrix))
+    scales = np.ones(len(matrix), np.float32)
+    norms, residuals = np.empty_like(scales), np.empty_like(scales)
     for begin in range(0, len(matrix), ROWS_AT_ONCE):
         rows = slice(begin, begin + ROWS_AT_ONCE)
-        exact = torch.from_numpy(np.array(matrix[rows])).float()
-        tensor[rows] = exact
-        kept = tensor[rows].float()
+        vectors = torch.from_numpy(np.array(matrix[rows])).float().sub_(off)
+        if precision == "int8":
+            steps = (vectors.abs().amax(dim=1) / STEPS).clamp_(min=SMALLEST_STEP)
+            kept = (vectors / steps[:, None]).round_()
+            tensor[rows], scales[rows] = kept, steps.numpy()
+            kept *= steps[:, None]
+        else:
+            tensor[rows] = vectors
+            kept = tensor[rows].float()
         norms[rows] = SAFETY * torch.linalg.vector_norm(kept, dim=1).numpy()
-        residuals[rows] = SAFETY * torch.linalg.vector_norm(exact - kept, dim=1).numpy()
-    return Rounded(tensor, norms, residuals)
+        residuals[rows] = SAFETY * torch.linalg.vector_norm(vectors.sub_(kept), dim=1).numpy()
+    # Taking off the mean and multiplying by the step were rounded themselves.
+    residuals += 4 * FLOAT32_ROUNDOFF * (norms + residuals + np.linalg.norm(mean.astype(np.float64)))
+    return Rounded(tensor, scales, norms, residuals, mean)
 
 
-def products(queries: Rounded, docs: Rounded, buffers: tuple[torch.Tensor, torch.Tensor]) -> NDArray[np.int16]:
-    """The bits of the inner products as bfloat16.
+def products(
+    queries: Rounded, docs: Rounded, buffers: tuple[torch.Tensor, torch.Tensor]
+) -> NDArray[np.int32] | NDArray[np.float32]:
+    """Inner products of the tensors: scores less queries @ mean, but for the scales of both sides.
 
     Args:
         queries: q of them.
         docs: n of them, in the same format.
-        buffers: of q x n numbers or more, in that format and in bfloat16 (one and the same where that is the format).
+        buffers: from make_buffers, for q x n numbers or more.
 
     Returns:
-        int16 [q, n], in the second buffer.
+        int32 (of int8) or float32 [q, n], in the second buffer.
     """
     import torch
 
     shape = len(queries.norms), len(docs.norms)
-    multiplied, stored = (buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers)
-    torch.mm(queries.tensor, docs.tensor.T, out=multiplied)
+    multiplied, returned = (buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers)
+    if queries.tensor.dtype == torch.int8:
+        torch._int_mm(queries.tensor, docs.tensor.T, out=multiplied)
+    else:
+        torch.mm(queries.tensor, docs.tensor.T, out=multiplied)
     if buffers[0] is not buffers[1]:
-        stored.copy_(multiplied)
-    bits: NDArray[np.int16] = stored.view(torch.int16).numpy()
-    return bits
+        returned.copy_(multiplied)
+    found: NDArray[np.int32] | NDArray[np.float32] = returned.numpy()
+    return found
 
 
 def make_buffers(precision: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Buffers for `products` of `size` numbers."""
+    """Buffers for `products` of `size` numbers: as they are multiplied and as they are returned, mostly the same."""
     import torch
 
-    stored = torch.empty(size, dtype=torch.bfloat16)
-    return (stored if precision == "bfloat16" else torch.empty(size, dtype=getattr(torch, precision))), stored
+    returned = torch.empty(size, dtype=torch.int32 if precision == "int8" else torch.float32)
+    return (torch.empty(size, dtype=torch.bfloat16) if precision == "bfloat16" else returned), returned
 
 
-def errors(queries: Rounded, docs: Rounded) -> NDArray[np.float64]:
-    """How far a product may be from the exact score before it is rounded to bfloat16, per query, float64 [q].
+@dataclass(frozen=True)
+class Errors:
+    """How far queries @ mean + product x scales may be from the final score: flat + slope x the document's residual.
+
+    Args:
+        flat: float64 [q].
+        slope: float64 [q].
+    """
+
+    flat: NDArray[np.float64]
+    slope: NDArray[np.float64]
+
+
+def errors(queries: Rounded, docs: Rounded) -> Errors:
+    """Bounds on the errors of `products`.
 
     With q', d' the rounded vectors, |q.d - q'.d'| <= |q - q'| |d| + |q'| |d - d'|. Summing dim products in float32, in
     any order, adds at most g |q'| |d'| with g = m u / (1 - m u) and m = dim + 2 (Higham, Accuracy and Stability of
-    Numerical Algorithms, 3.1), doubled because instructions for bfloat16 round a product before they add it. The
-    exact score is rounded to float32 once, which m allows for.
+    Numerical Algorithms, 3.1), doubled because instructions for bfloat16 round a product before they add it, and for
+    the two scales. The final score is rounded to float32 once. Products of bfloat16 are rounded to bfloat16 (its
+    unit is allowed for twice).
     """
     operations = 2 * (queries.tensor.shape[1] + 2) * FLOAT32_ROUNDOFF
-    norm, residual = docs.norms.max(), docs.residuals.max()
-    summing = operations / (1 - operations) * norm
-    bound: NDArray[np.float64] = SAFETY * (queries.residuals * (norm + residual) + queries.norms * (residual + summing))
-    return bound
+    summing = operations / (1 - operations)
+    if str(queries.tensor.dtype) == "torch.bfloat16":
+        summing += 2 * BFLOAT16_ROUNDOFF
+    norm = float(docs.norms.max())
+    size = norm + float(docs.residuals.max())
+    final = 2 * FLOAT32_ROUNDOFF * (size + np.linalg.norm(docs.mean.astype(np.float64)))
+    flat: NDArray[np.float64] = queries.residuals.astype(np.float64) * size
+    flat += queries.norms * (summing * norm) + (queries.norms + queries.residuals) * final
+    return Errors(SAFETY * flat, SAFETY * queries.norms.astype(np.float64))
+
+
+def precision_for(queries: Matrix, docs: Matrix, k: int) -> str:
+    """The fastest precision that lets few more than k documents of a query through. No bit of a result depends on it.
+
+    Args:
+        queries: float16 or float32 [q, dim].
+        docs: float16 or float32 [n, dim].
+        k: hits per query.
+    """
+    order = fastest_first()
+    queries = queries[:: -(-len(queries) // SAMPLE_QUERIES)]
+    sample = docs[:: -(-len(docs) // SAMPLE_DOCUMENTS)]
+    k = min(math.ceil(k * len(sample) / len(docs)), len(sample))
+    mean = mean_of(sample)
+    scores = queries.astype(np.float32) @ (sample.astype(np.float32) - mean).T
+    kth = np.partition(scores, len(sample) - k, axis=1)[:, len(sample) - k]
+    for precision in order[:-1]:
+        kept = rounded(sample, precision, mean)
+        error = errors(rounded(queries, precision), kept)
+        room = 2 * (error.flat[:, None] + error.slope[:, None] * kept.residuals)
+        survivors = (scores + room >= kth[:, None]).sum(axis=1)
+        if survivors.mean() <= MOST_SURVIVORS * k:
+            return precision
+    return order[-1]
 
 
 @cache
-def fastest() -> str:
-    """bfloat16 or float32, whichever this CPU multiplies faster: tried once. No bit of a result depends on it."""
+def fastest_first() -> list[str]:
+    """The precisions that this CPU multiplies faster than float32, fastest first, and float32: tried once."""
     import torch
 
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # emulated, many times slower than float32
-        return "float32"
     seconds = {}
-    for name in ("bfloat16", "float32"):
-        left, right = (torch.zeros(size, 256, dtype=getattr(torch, name)) for size in (256, 2048))
+    for name in ("float32", "bfloat16", "int8"):
+        if name == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            continue  # emulated, many times slower than float32
+        sides = [np.ones((size, 256), np.float32) for size in (256, 2048)]
+        left, right = (rounded(side, name) for side in sides)
+        buffers = make_buffers(name, 256 * 2048)
         runs = []
         for _ in range(4):
             begin = time.perf_counter()
-            torch.mm(left, right.T)
+            products(left, right, buffers)
             runs.append(time.perf_counter() - begin)
         seconds[name] = min(runs)
-    return min(seconds, key=lambda name: seconds[name])
+    faster = [name for name in seconds if seconds[name] < seconds["float32"]]
+    return [*sorted(faster, key=lambda name: seconds[name]), "float32"]

@@ -3,15 +3,16 @@
 Memory. The arrays of a search take a quarter of the budget (SHARE); the rest is for what stands beside them: libraries
 and their code, queries, hits, the scores of one tile, buffers of reading and writing.
 
-    exact   a chunk of documents, as stored and as rounded to bfloat16: 4 bytes per dimension (6 if stored as float32)
+    exact   a chunk of documents, as stored and as multiplied: 6 bytes per dimension at most (8 if stored as float32;
+            in int8, 3 and 5)
     ivfpq   a part's codes and ids: dim / code_dims / 2 + 8 bytes a document
     bm25    a part's postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct
             terms), and its length
     hits    of the queries of one task of exact search: 12 bytes each and 4 bytes per dimension of the query
     device  queries that stay on a GPU during exact search: a vector as stored, and k float32 scores
 
-With the default budget of 2 GB: 131k documents of 256 or 768 dimensions in a chunk, parts of 12.5M documents of 256
-dimensions for ivfpq (4 dimensions a code), of 1M for BM25.
+With the default budget of 2 GB: 131k documents of 256 dimensions in a chunk (108k of 768), parts of 12.5M documents of
+256 dimensions for ivfpq (4 dimensions a code), of 1M for BM25.
 
 Work. A search is cut into tasks: a part of the documents for a range of query blocks, of at most so many pairs of a
 query and a document that a task takes a few seconds of one core, so that even a small search is shared out and a lost
@@ -62,8 +63,8 @@ class Limits:
 
 
 def chunk_documents(memory_gb: float, dim: int, stored_bytes: int) -> int:
-    """Documents whose vectors, as stored (bytes per number) and as rounded, fit in memory; CHUNK_DOCUMENTS at most."""
-    return min(CHUNK_DOCUMENTS, int(SHARE * memory_gb * 1e9 / ((stored_bytes + 2) * dim)))
+    """Documents whose vectors fit in memory, as stored (bytes per number) and as multiplied; at most CHUNK_DOCUMENTS."""
+    return min(CHUNK_DOCUMENTS, int(SHARE * memory_gb * 1e9 / ((stored_bytes + 4) * dim)))
 
 
 def exact_limits(memory_gb: float, dim: int, k: int) -> Limits:

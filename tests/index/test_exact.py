@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymine import schemas, storage
 from raymine.artifacts import Task
-from raymine.index import exact, first_pass, race
-from raymine.topk import merge_topk
+from raymine.index import exact, first_pass, race, scores
+from raymine.topk import gathered_scores, merge_topk
 
 
 def oracle(queries, docs, k):
@@ -28,7 +27,7 @@ def oracle(queries, docs, k):
     return found
 
 
-PRECISIONS = ("bfloat16", "float32")
+PRECISIONS = ("int8", "bfloat16", "float32")
 
 
 def searched(queries, docs, k, precision="float32"):
@@ -105,42 +104,84 @@ def test_a_wrong_product_within_the_bound_changes_nothing(monkeypatch, precision
     real = exact.products
 
     def noisy(left, right, buffers):
-        bits = real(left, right, buffers)
-        stored = buffers[1][: bits.size].view(bits.shape)
-        error = torch.from_numpy(first_pass.errors(left, right))[:, None] / 2
-        noise = error * torch.from_numpy(rng.choice([-1, 1], bits.shape))
-        stored.copy_(stored.double() + noise)
-        return stored.view(torch.int16).numpy()
+        found = real(left, right, buffers)
+        bound = (room(left, right) - 2.0**-22) / (left.scales[:, None] * right.scales) / 2
+        noise = bound * rng.choice([-1, 1], found.shape)
+        return (found + (np.trunc(noise) if precision == "int8" else noise)).astype(found.dtype)
 
     monkeypatch.setattr(exact, "products", noisy)
     assert searched(queries, docs, 50, precision) == expected
 
 
+def room(left, right):
+    """The bound on the error of each pair."""
+    bounds = first_pass.errors(left, right)
+    return bounds.flat[:, None] + bounds.slope[:, None] * right.residuals
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("scale", [1.0, 300.0], ids="scale={}".format)
-def test_products_are_within_the_bound(precision, scale):
-    """Of float64, for vectors of every size in one tile."""
+@pytest.mark.parametrize("offset", [0.0, 3.0], ids="offset={}".format)
+def test_products_are_within_the_bound(precision, scale, offset):
+    """Of float64, for vectors of every size in one tile, with and without something that all documents share."""
     rng = np.random.default_rng(6)
-    queries, docs = (scale * rng.standard_normal((count, 48)).astype(np.float32) for count in (40, 500))
-    left, right = first_pass.rounded(queries, precision), first_pass.rounded(docs, precision)
-    buffers = first_pass.make_buffers(precision, 40 * 500)
-    bits = first_pass.products(left, right, buffers)
-    got = (bits.astype(np.int32) << 16).view(np.float32).astype(np.float64)
+    queries, docs = (
+        (scale * (rng.standard_normal((count, 48)) + offset) * rng.uniform(0.01, 1, (count, 1))).astype(np.float32)
+        for count in (40, 500)
+    )
+    mean = first_pass.mean_of(docs)
+    left, right = first_pass.rounded(queries, precision), first_pass.rounded(docs, precision, mean)
+    found = first_pass.products(left, right, first_pass.make_buffers(precision, 40 * 500))
+    values = found.astype(np.float32) * right.scales
+    got = queries.astype(np.float64) @ mean[:, None] + left.scales[:, None].astype(np.float64) * values
     wanted = queries.astype(np.float64) @ docs.astype(np.float64).T
-    bound = first_pass.errors(left, right)[:, None] + race.RELATIVE_ERROR * np.abs(got)
-    assert (np.abs(got - wanted) <= bound).all()
+    assert (np.abs(got - wanted) <= room(left, right)).all()
 
 
 @settings(deadline=None)
-@given(st.floats(-(2.0**99), 2.0**99, width=32), st.floats(0, 1e3), st.sampled_from([0.0, 2.0**-8]))
-def test_threshold_is_a_key_below_the_value(value, error, relative):
-    """Every product that reaches the value less twice the error has a key of at least the threshold; few more do."""
-    threshold = race.threshold_below(value, error, relative)
-    limit = np.float32(value - 2 * (error + relative * abs(value)))
-    bits = int(limit.view(np.int32)) >> 16  # truncated: for a positive number the bfloat16 below it
-    key = bits ^ ((bits >> 15) & 0x7FFF)
-    assert -(2**15) <= threshold <= key
-    assert race.value_of(threshold) <= limit
+@given(st.floats(-(2.0**99), 2.0**99, width=32), st.floats(0, 1e3))
+def test_threshold_is_below_the_value_less_its_error(value, error):
+    """And no further than its rounding needs, as a float32 too."""
+    threshold = np.float32(race.threshold_below(value, error))
+    assert threshold <= value - error
+    assert value - error - threshold <= 2.0**-21 * abs(value - error) + 2.0**-149
+
+
+def shifted(vectors):
+    """Vectors with a large part that all share, as of many embedders."""
+    together = vectors + np.full(vectors.shape[1], 0.4, vectors.dtype)
+    return together / np.linalg.norm(together, axis=1, keepdims=True)
+
+
+def test_precision_is_the_fastest_that_tells_the_vectors_apart(monkeypatch):
+    """int8 for vectors in all directions, shared offset or not; not for those that differ in the last digits only."""
+    monkeypatch.setattr(first_pass, "fastest_first", lambda: ["int8", "bfloat16", "float32"])
+    rng = np.random.default_rng(2)
+    docs, queries = unit_vectors(rng, 20000, 64, "float32"), unit_vectors(rng, 100, 64, "float32")
+    assert first_pass.precision_for(queries, docs, 100) == "int8"
+    assert first_pass.precision_for(queries, shifted(docs), 100) == "int8"
+    close = docs[:1] + np.float32(1e-3) * docs
+    close[:, 0] = docs[:, 0]
+    assert first_pass.precision_for(queries, close, 100) != "int8"
+    alike = np.repeat(docs[:1], 20000, axis=0) + np.float32(1e-7) * docs
+    assert first_pass.precision_for(queries, alike, 100) == "float32"
+
+
+@pytest.mark.parametrize("dtypes", itertools.product(["float16", "float32"], repeat=2), ids="-".join)
+def test_final_scores_are_those_of_topk_to_the_bit(dtypes):
+    """For numbers of any size, subnormal ones too, and for sums that end half way between two float32."""
+    rng = np.random.default_rng(1)
+    queries, docs = (
+        (rng.standard_normal((count, 40)) * 10.0 ** rng.integers(-8, 4, (count, 1))).astype(dtype)
+        for count, dtype in zip((30, 200), dtypes, strict=True)
+    )
+    docs[:4] = 0
+    queries[0], docs[4] = 0, 0
+    queries[0, :2], docs[4, :2] = [1, 2.0**-12], [1, 2.0**-12]  # 1 + 2**-24
+    query_index, doc_index = (axis.ravel() for axis in np.indices((30, 200)))
+    wanted = gathered_scores(queries, docs, query_index, doc_index)
+    got = scores.final_scores(queries, docs, query_index, doc_index)
+    np.testing.assert_array_equal(got.view(np.int32), wanted.view(np.int32))
 
 
 def test_precision_and_threads_do_not_change_a_bit(monkeypatch):

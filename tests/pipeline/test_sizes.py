@@ -22,16 +22,17 @@ def shards(rows: int, size: int) -> list[Shard]:
 
 @pytest.mark.parametrize("dim", [8, 256, 768, 4096])
 def test_vectors_of_a_chunk_take_a_quarter_of_the_budget_at_most(dim: int) -> None:
-    """As float16 and bfloat16, or as float32 and bfloat16; no chunk is larger than is of use."""
+    """As stored, in float16 or float32, and as float32; no chunk is larger than is of use."""
     for stored_bytes in (2, 4):
         documents = chunk_documents(0.02, dim, stored_bytes)
-        assert documents * dim * (stored_bytes + 2) <= 5e6
-        assert documents == CHUNK_DOCUMENTS or (documents + 1) * dim * (stored_bytes + 2) > 5e6
+        assert documents * dim * (stored_bytes + 4) <= 5e6
+        assert documents == CHUNK_DOCUMENTS or (documents + 1) * dim * (stored_bytes + 4) > 5e6
 
 
 def test_the_default_budget_gives_what_the_docstring_says() -> None:
     """Figures that people plan with."""
-    assert chunk_documents(2, 256, 2) == chunk_documents(2, 768, 2) == 131_072
+    assert chunk_documents(2, 256, 2) == 131_072
+    assert chunk_documents(2, 768, 2) == pytest.approx(108_500, rel=0.001)
     assert ivfpq_limits(2, 256, 4).documents == pytest.approx(12.5e6, rel=0.01)
     assert bm25_limits(2).documents == pytest.approx(1.02e6, rel=0.01)
 
