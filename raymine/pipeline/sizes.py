@@ -63,7 +63,7 @@ class Limits:
 
 
 def chunk_documents(memory_gb: float, dim: int, stored_bytes: int) -> int:
-    """Documents whose vectors fit in memory, as stored (bytes per number) and as multiplied; at most CHUNK_DOCUMENTS."""
+    """Documents whose vectors fit in memory, as stored (bytes a number) and as multiplied; CHUNK_DOCUMENTS at most."""
     return min(CHUNK_DOCUMENTS, int(SHARE * memory_gb * 1e9 / ((stored_bytes + 4) * dim)))
 
 
