@@ -128,6 +128,49 @@ def print_round(found: Any, console: Console) -> None:
 
 
 @app.command()
+def plan(
+    config: Annotated[str, typer.Argument(help="YAML config.")],
+    workspace: Workspace = "",
+    override: Set = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """What a round will take, before it runs: documents, queries, candidates, and the index it would search.
+
+    Reads the inputs; the round finds them read.
+    """
+    from dataclasses import asdict
+
+    from raymine.config_file import load_config
+    from raymine.console import ProgressWatcher
+    from raymine.executor import make_executor
+    from raymine.plan import plan as make_plan
+
+    loaded, watcher = load_config(config, tuple(override or ())), ProgressWatcher(say())
+    try:
+        with make_executor(executor, address) as runner:
+            found = make_plan(loaded, workspace or default_workspace(config), runner, watcher)
+    finally:
+        watcher.close()
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    state = "done: mining would do nothing" if found.is_done else "to be mined"
+    vectors = f", vectors of {found.dim} dimensions" if found.dim else ""
+    lines = [
+        f"Round {found.round}: {state}",
+        f"{found.num_documents:,} documents, {found.num_queries:,} queries{vectors}",
+        f"{found.candidates_per_query:,} candidates per query at most, "
+        f"{found.candidates_per_query * found.num_queries:,} in all",
+    ]
+    if found.index:
+        lines.append(f"index: {found.index} ({found.index_chosen})")
+    for line in lines:
+        out().print(line, highlight=False)
+
+
+@app.command()
 def status(workspace: Annotated[str, typer.Argument(help="Folder or URL.")], as_json: Json = False) -> None:
     """Rounds of a workspace: steps, shards done and left, cost so far."""
     from rich.table import Table

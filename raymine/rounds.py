@@ -155,7 +155,7 @@ def mine(
     cache = HashCache(storage.join(workspace, "cache", "hashes.json"))
     identity = round_identity(config, cache)
     cache.save()
-    number, known = _choose(workspace, identity)
+    number, known = number_of(workspace, identity)
     if known is not None and known.facts["state"] == "done":
         return known
     folder = round_folder(number)
@@ -205,8 +205,8 @@ def round_identity(config: Config, cache: HashCache) -> str:
     return fingerprint({"config": plain, "contents": contents})
 
 
-def _choose(workspace: str, identity: str) -> tuple[int, Round | None]:
-    """The number of the round to run, and the round of this identity if there is one already."""
+def number_of(workspace: str, identity: str) -> tuple[int, Round | None]:
+    """The number that a round of this identity has or will have, and the round if there is one already."""
     try:
         known = rounds(workspace)
     except WorkspaceError:

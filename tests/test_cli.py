@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,35 @@ def test_mine_ends_with_what_it_made_and_what_it_cost(job: Path) -> None:
     assert "What it cost" in output and "embed_documents" in output and "total" in output and "USD" in output
     assert "embed_documents: " in progress and "documents (" in progress
     assert str(job / "workspace" / "rounds" / "0001" / "shards" / "triplet") in output
+
+
+def test_plan_says_what_a_round_will_take(job: Path, tmp_path: Path) -> None:
+    """Counts and the index with its reason; the round then finds the inputs read, and costs what planning read."""
+    workspace = ["--workspace", str(tmp_path / "ws")]
+    planned = raymine("plan", "mine.yaml", *workspace, folder=job)
+    assert planned.returncode == 0, planned.stderr
+    shown = planned.stdout.splitlines()
+    facts = json.loads((job / "workspace" / "rounds" / "0001" / "round.json").read_text())
+    assert shown[0] == "Round 1: to be mined"
+    size = f"{facts['num_documents']} documents, {facts['num_queries']} queries"
+    assert shown[1] == f"{size}, vectors of {facts['dim']} dimensions"
+    assert shown[2].startswith("54 candidates per query at most, ")
+    assert re.fullmatch(r"index: exact \(exact about [\d,]+ s of one core, ivfpq about [\d,]+ s\)", shown[3])
+    mined = json.loads(raymine("mine", "mine.yaml", *workspace, "--json", folder=job).stdout)
+    (read,) = [row for row in mined["cost"] if row["step"] == "read_documents"]
+    assert mined["round"] == 1 and read["rows_out"] == facts["num_documents"] and read["wall_s"] > 0
+    again = json.loads(raymine("plan", "mine.yaml", "--json", folder=job).stdout)
+    assert again["is_done"] and again["round"] == 1
+    other = json.loads(raymine("plan", "mine.yaml", "--set", "index.kind=ivfpq", "--json", folder=job).stdout)
+    assert not other["is_done"] and other["round"] == 2 and other["index_chosen"] == "asked for by index.kind"
+
+
+def test_plan_finds_faults_in_the_input(job: Path, tmp_path: Path) -> None:
+    """As mining would, before anything is embedded."""
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\tnowhere\t1\n")
+    bad = raymine("plan", "mine.yaml", "--workspace", str(tmp_path / "ws"), "--set",
+                  f"positives.path={tmp_path / 'qrels.tsv'}", folder=job)  # fmt: skip
+    assert bad.returncode == 2 and "nowhere" in bad.stderr
 
 
 def test_the_second_run_does_nothing_and_says_so(job: Path) -> None:

@@ -19,13 +19,17 @@ from raymine.storage import Shard
 
 def search_dense(context: Context) -> Found:
     """Hits of the embedder, over the index that the config names or that auto chooses."""
-    kind: str = context.config.index.kind
-    if kind == "auto":
-        tables = context.tables
-        kind, why = choose_index(tables.num_documents, tables.num_queries, context.facts["dim"], _k(context))
-        context.facts["index_chosen"] = why
+    kind, context.facts["index_chosen"] = index_for(context)
     context.facts["index"] = kind
     return _search_ivfpq(context) if kind == "ivfpq" else _search_exact(context)
+
+
+def index_for(context: Context) -> tuple[str, str]:
+    """exact or ivfpq, and why."""
+    kind, tables = context.config.index.kind, context.tables
+    if kind != "auto":
+        return kind, "asked for by index.kind"
+    return choose_index(tables.num_documents, tables.num_queries, context.facts["dim"], _k(context))
 
 
 def _k(context: Context) -> int:

@@ -46,7 +46,6 @@ def embed_queries(context: Context, embedder: Description | None) -> None:
     if embedder is None:
         tables.query_vectors = _store(context, "store_query_vectors", tables.query_vectors)
     else:
-        context.facts["dim"] = embedder["dim"]
         tables.query_vectors = context.run(embed_step(context, "query", tables.queries, embedder)).shards
 
 

@@ -34,6 +34,8 @@ from raymine.pipeline.sizes import DEVICE_BYTES, device_query_bytes
 from raymine.storage import Shard
 from raymine.vectors import Vectors
 
+CHOSEN = "in the worker that embeds, on its GPU"
+
 
 def applies(context: Context) -> bool:
     """Whether documents are searched where they are embedded: exact search or auto, on a GPU that holds the queries."""
@@ -59,7 +61,7 @@ def embed_and_search(context: Context, embedder: Description) -> Source:
     """
     tables, dense = context.tables, context.config.retrieve.dense
     assert dense is not None
-    context.facts["index"] = "exact"
+    context.facts["index"], context.facts["index_chosen"] = "exact", CHOSEN
     embed = embed_step(context, "document", tables.corpus, embedder)
     search = _search_step(context, embed, dense.k)
     tables.corpus_vectors = context.run(_fused(context, embed, search)).shards

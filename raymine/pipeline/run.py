@@ -22,6 +22,7 @@ that it depends on has changed. The driver holds manifests only: a few hundred b
 
 from __future__ import annotations
 
+from raymine.embed.sentence_transformer import Description
 from raymine.index.bm25 import check as check_bm25
 from raymine.pipeline import dense, embedding, fused, reading, retrieval, selection
 from raymine.pipeline.base import Context
@@ -30,8 +31,11 @@ from raymine.pipeline.search import for_all_blocks
 from raymine.rescore.cross_encoder import check as check_teacher
 
 
-def run_round(context: Context) -> None:
-    """Runs all steps of a round, or finds what they made before; `context` then says what there is.
+def read_inputs(context: Context) -> Description | None:
+    """The first steps: checks models and reads what the round is made of.
+
+    Returns:
+        What there is to know of the embedder; None where vectors are given or none are needed.
 
     Raises:
         UserError: the config, the input or the machine cannot do it.
@@ -43,6 +47,19 @@ def run_round(context: Context) -> None:
     if config.retrieve.bm25:
         check_bm25(config.retrieve.bm25)
     reading.read(context)
+    if embedder is not None:
+        context.facts["dim"] = embedder["dim"]
+    return embedder
+
+
+def run_round(context: Context) -> None:
+    """Runs all steps of a round, or finds what they made before; `context` then says what there is.
+
+    Raises:
+        UserError: the config, the input or the machine cannot do it.
+    """
+    config = context.config
+    embedder = read_inputs(context)
     sources: dict[str, Source] = {}
     if config.has_embeddings:
         embedding.embed_queries(context, embedder)
