@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymine.lookup import cross, pair_positions, positions
+from raymine.lookup import cross, distinct, pair_positions, positions
 
 ROWS = st.lists(st.integers(0, 8), max_size=12)
 PAIRS = st.lists(st.tuples(st.integers(5, 8), st.integers(0, 10**9)), max_size=12)
@@ -14,6 +14,12 @@ PAIRS = st.lists(st.tuples(st.integers(5, 8), st.integers(0, 10**9)), max_size=1
 
 def rows(values):
     return np.array(values, np.int64)
+
+
+@given(values=ROWS)
+def test_distinct_values_are_sorted(values):
+    """As of a sorted set."""
+    assert distinct(rows(values)).tolist() == sorted(set(values))
 
 
 @given(known=ROWS, wanted=ROWS)

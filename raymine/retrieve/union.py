@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.lookup import pair_positions
+from raymine.lookup import distinct, pair_positions
 from raymine.retrieve.base import merged_hits, rows_of, write_pairs
 from raymine.retrieve.random import draw
 
@@ -70,7 +70,7 @@ def _distinct_pairs(given: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
     """All pairs of several lists once, sorted by (query_row, doc_row)."""
     query_rows, doc_rows = (np.concatenate(column) for column in zip(*given, strict=True))
     first, span = query_rows.min(initial=0), 1 + doc_rows.max(initial=0)
-    keys = np.unique((query_rows - first) * span + doc_rows)
+    keys = distinct((query_rows - first) * span + doc_rows)
     return keys // span + first, keys % span
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymine.config import FilterConfig, Margin, MaxRelativeScore
-from raymine.lookup import cross, positions
+from raymine.lookup import cross, distinct, positions
 from raymine.select.base import Candidates, Mask
 
 Scores = NDArray[np.float64]
@@ -67,7 +67,7 @@ def unbounded_queries(candidates: Candidates, filters: Sequence[FilterConfig]) -
     without: set[int] = set()
     for score in sorted({str(config.score) for config in filters if isinstance(config, Relative)}):
         unknown = np.isnan(positive_scores(candidates, score, "min"))
-        without |= set(np.unique(candidates.query_row[unknown]).tolist())
+        without |= set(distinct(candidates.query_row[unknown]).tolist())
     return len(without)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
+from raymine.lookup import distinct
 
 
 def fetch_texts(corpus: pa.Table, pairs: pa.Table, first_row: int, block_starts: Sequence[int]) -> Iterator[pa.Table]:
@@ -29,7 +29,7 @@ def fetch_texts(corpus: pa.Table, pairs: pa.Table, first_row: int, block_starts:
         schemas.TEXTS per block, sorted by doc_row, each document once.
     """
     for block in storage.split_by(pairs["query_row"].to_numpy(), block_starts, pairs):
-        doc_rows = np.unique(block["doc_row"].to_numpy())
+        doc_rows = distinct(block["doc_row"].to_numpy())
         taken = corpus.select(["doc_id", "text"]).take(pa.array(doc_rows - first_row))
         yield pa.Table.from_arrays([pa.array(doc_rows), *taken.columns], schema=schemas.TEXTS)
 
