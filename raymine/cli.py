@@ -6,10 +6,13 @@ What is heavy (torch, ray, faiss) is imported by the commands that need it.
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -289,13 +292,25 @@ def _show_examples(found: Any, console: Console, count: int = 3) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the command line and ends the process."""
     try:
         app(arguments, standalone_mode=True)
     except UserError as error:
         print(f"raymine: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(2)
+    except SystemExit as ended:
+        _end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+    _end(0)
+
+
+def _end(code: int) -> NoReturn:
+    """As sys.exit, but for taking every imported module apart: 1.5 s with torch, for memory that is freed anyway."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
