@@ -271,6 +271,7 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=0.25, help="budget of raymine's worker in exact search")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=measure.REPEATS)
+    parser.add_argument("--exact-only", action="store_true", help="leaves ivfpq out")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -282,7 +283,9 @@ def main() -> None:
     folder = Path(tempfile.gettempdir()) / "raymine-benchmarks" / f"vectors-{arguments.documents}-{arguments.queries}"
     prepare(arguments.data, arguments.model, arguments.documents, arguments.queries, folder)
     with tempfile.TemporaryDirectory() as out:
-        compare_ivfpq(folder, Path(out), compare_exact(folder, Path(out), arguments), arguments)
+        truth = compare_exact(folder, Path(out), arguments)
+        if not arguments.exact_only:
+            compare_ivfpq(folder, Path(out), truth, arguments)
 
 
 if __name__ == "__main__":
