@@ -135,15 +135,15 @@ def gathered_scores(
     """
     scores = np.empty(len(query_index), np.float32)
     step = max(1, PAIR_CHUNK_ELEMENTS // max(1, queries.shape[1]))
-    sides = [_widened(side) if len(side) <= len(scores) else side for side in (queries, docs)]
+    sides = [widened(side) if len(side) <= len(scores) else side for side in (queries, docs)]
     for begin in range(0, len(scores), step):
         chunk = slice(begin, begin + step)
-        left, right = _widened(sides[0][query_index[chunk]]), _widened(sides[1][doc_index[chunk]])
+        left, right = widened(sides[0][query_index[chunk]]), widened(sides[1][doc_index[chunk]])
         scores[chunk] = np.einsum("ij,ij->i", left, right)
     return scores
 
 
-def _widened(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def widened(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """float16, float32 or float64 vectors as float64, without loss.
 
     A float16 goes by way of its bits, twice as fast as by numpy's conversion: as those of a float32 they are the number

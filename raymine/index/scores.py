@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymine.index.compiled import compiled
-from raymine.topk import gathered_scores
+from raymine.topk import gathered_scores, widened
 from raymine.vectors import Matrix
 
 FLOAT64_ROUNDOFF = 2.0**-53
@@ -95,11 +95,11 @@ def final_scores(
     float32, it is the score; elsewhere (a few pairs in a million), and near zero, gathered_scores decides.
     """
     sums, sizes = np.empty(len(query_index)), np.empty(len(query_index))
-    arguments: tuple[Any, ...] = (query_index, doc_index, sums, sizes)
+    used = (queries[query_index], np.arange(len(sums))) if len(sums) < len(queries) else (queries, query_index)
     if docs.dtype == np.float16:
-        sum_halves(queries.astype(np.float64), docs.view(np.int16), *arguments)
+        sum_halves(widened(used[0]), docs.view(np.int16), used[1], doc_index, sums, sizes)
     else:
-        sum_products(queries.astype(np.float64), docs, *arguments)
+        sum_products(widened(used[0]), docs, used[1], doc_index, sums, sizes)
     room = 1.01 * 2 * (queries.shape[1] + 2) * FLOAT64_ROUNDOFF * sizes
     scores: NDArray[np.float32] = (sums - room).astype(np.float32)
     high = (sums + room).astype(np.float32)

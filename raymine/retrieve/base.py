@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from raymine import schemas, storage
 from raymine.lookup import positions
 from raymine.storage import Shard
-from raymine.topk import Hits, gathered_scores, merge_topk
+from raymine.topk import Hits, merge_topk
 from raymine.vectors import Vectors
 
 # Hits that are read before they are cut to k: 100 MB. Without it, 800 parts with 200 hits for each of 8,192 queries
@@ -96,8 +96,10 @@ def score_pairs(
     Returns:
         float32 [n] (0 where unknown) and bool [n], whether the score is known.
     """
+    from raymine.index.scores import final_scores  # compiled: importing it takes a second
+
     query_index, doc_index = positions(queries.rows, query_positions), positions(docs.rows, doc_positions)
     known = (query_index >= 0) & (doc_index >= 0)
     scores = np.zeros(len(known), np.float32)
-    scores[known] = gathered_scores(queries.matrix, docs.matrix, query_index[known], doc_index[known])
+    scores[known] = final_scores(queries.matrix, docs.matrix, query_index[known], doc_index[known])
     return scores, known
