@@ -32,12 +32,15 @@ from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.index.base import load_chunk
 from raymine.index.first_pass import Rounded, make_buffers, mean_of, precision_for, products, rounded
+from raymine.index.plain_race import PAIRS, PlainRace
 from raymine.threads import in_threads, num_threads
-from raymine.topk import Hits, merge_topk
+from raymine.topk import Hits, gathered_scores, merge_topk
 from raymine.vectors import Matrix, Vectors, num_vectors, read_vectors
 
 if TYPE_CHECKING:
     import torch
+
+    from raymine.index.race import Race
 
 QUERIES_PER_TILE = 256
 DOCS_PER_TILE = 4096  # 4 MB of products
@@ -111,6 +114,7 @@ class Search:
             borders = [(begin, begin + QUERIES_PER_TILE) for begin in range(0, len(self.queries), QUERIES_PER_TILE)]
             self.tiles = [Tile(self.queries[begin:end], whole.rows(begin, end)) for begin, end in borders]
         chunk = Chunk(doc_rows, matrix, rounded(matrix, self.precision, mean_of(matrix)))
+        is_small = len(self.queries) * len(matrix) <= PAIRS
         threads = min(num_threads(), len(self.tiles))
         buffers: SimpleQueue[tuple[torch.Tensor, torch.Tensor]] = SimpleQueue()
         for _ in range(threads):
@@ -119,7 +123,7 @@ class Search:
         def search(tile: Tile) -> Hits:
             buffer = buffers.get()
             try:
-                return search_tile(tile, chunk, self.k, buffer)
+                return search_tile(tile, chunk, self.k, buffer, is_small)
             finally:
                 buffers.put(buffer)
 
@@ -134,17 +138,22 @@ class Search:
         return columns[0], columns[1], columns[2], columns[3]
 
 
-def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor]) -> Hits:
-    """The k best of a tile's hits and a chunk."""
-    from raymine.index.race import Race  # compiled: importing it takes a second
-    from raymine.index.scores import final_scores
+def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor], is_small: bool) -> Hits:
+    """The k best of a tile's hits and a chunk, by plain numpy where the search is small."""
+    kth_scores, race_of = tile.kth_scores(k), (tile.rounded, chunk.rounded)
+    race: PlainRace | Race
+    if is_small:
+        race, scores_of = PlainRace(tile.matrix, *race_of, kth_scores, k), gathered_scores
+    else:
+        from raymine.index.race import Race  # compiled: importing it takes a second
+        from raymine.index.scores import final_scores
 
-    race = Race(tile.matrix, chunk.matrix, tile.rounded, chunk.rounded, tile.kth_scores(k), k)
+        race, scores_of = Race(tile.matrix, chunk.matrix, *race_of, kth_scores, k), final_scores
     for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
         docs = chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
         race.offer(products(tile.rounded, docs, buffers), begin)
     query_index, doc_index = race.survivors()
-    scores = final_scores(tile.matrix, chunk.matrix, query_index, doc_index)
+    scores = scores_of(tile.matrix, chunk.matrix, query_index, doc_index)
     known_index, known_rows, _, known_scores = tile.hits
     return merge_topk(
         np.concatenate([known_index, query_index]),

@@ -17,7 +17,7 @@ import math
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,6 +170,44 @@ def errors(queries: Rounded, docs: Rounded) -> Errors:
     flat: NDArray[np.float64] = queries.residuals.astype(np.float64) * size
     flat += queries.norms * (summing * norm) + (queries.norms + queries.residuals) * final
     return Errors(SAFETY * flat, SAFETY * queries.norms.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a product says of its score. value = product x the document's scale, in units of the query's scale, and
+
+        score = offset + scale x (value +- (flat + slope x the document's residual))
+
+    Args:
+        scales: float64 [q].
+        offsets: float64 [q], what the documents' mean adds.
+        flats: float64 [q].
+        slopes: float64 [q].
+    """
+
+    scales: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+    flats: NDArray[np.float64]
+    slopes: NDArray[np.float64]
+
+    def thresholds(self, rows: slice, kth_scores: NDArray[np.float64]) -> NDArray[np.float32]:
+        """What values plus slope x residual must reach if k final scores of the query do kth_scores, float32 [rows]."""
+        kth_values = (kth_scores - self.offsets[rows]) / self.scales[rows]
+        thresholds: NDArray[np.float32] = threshold_below(kth_values, self.flats[rows]).astype(np.float32)
+        return thresholds
+
+
+def bounds_of(matrix: Matrix, queries: Rounded, docs: Rounded) -> Bounds:
+    """Bounds for the products of queries (as stored in `matrix`) and documents."""
+    scales, found = queries.scales.astype(np.float64), errors(queries, docs)
+    offsets = matrix.astype(np.float64) @ docs.mean.astype(np.float64)
+    return Bounds(scales, offsets, found.flat / scales, found.slope / scales)
+
+
+def threshold_below(value: Any, error: Any) -> Any:
+    """What float32 numbers of at least value - error reach, rounded to float32 or not; of numbers or of arrays."""
+    low = value - error
+    return low - 2.0**-22 * np.abs(low)
 
 
 def precision_for(queries: Matrix, docs: Matrix, k: int) -> str:

@@ -6,13 +6,12 @@ bound on the products' errors (index.first_pass). BLOCK products are compared at
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from raymine.index import first_pass
 from raymine.index.compiled import compiled
-from raymine.index.first_pass import Rounded, errors
+from raymine.index.first_pass import Rounded
 from raymine.index.scores import final_scores
 from raymine.vectors import Matrix
 
@@ -21,11 +20,7 @@ BLOCK = 64  # products compared before any of them is looked at by itself
 CAPACITY = 8
 
 
-@compiled
-def threshold_below(value: Any, error: Any) -> Any:
-    """What float32 numbers of at least value - error reach, rounded to float32 or not; of numbers or of arrays."""
-    low = value - error
-    return low - 2.0**-22 * np.abs(low)
+threshold_below = compiled(first_pass.threshold_below)
 
 
 @compiled
@@ -180,17 +175,13 @@ class Race:
     ) -> None:
         self.queries, self.docs, self.k = queries, docs, k
         self.doc_scales, self.residuals = rounded_docs.scales, rounded_docs.residuals
-        # Values are in units of their query's scale, and without what the documents' mean adds to all of them.
-        self.scales = rounded_queries.scales.astype(np.float64)
-        self.offsets = queries.astype(np.float64) @ rounded_docs.mean.astype(np.float64)
-        bounds = errors(rounded_queries, rounded_docs)
-        self.flats, self.slopes = bounds.flat / self.scales, bounds.slope / self.scales
+        self.bounds = first_pass.bounds_of(queries, rounded_queries, rounded_docs)
         self.is_first = bool(np.isneginf(kth_scores).all())
         capacity = CAPACITY * k + 2 * BLOCK
         self.values = np.empty((len(queries), capacity), np.float32)
         self.in_race = np.empty((len(queries), capacity), np.int32)
         self.sizes = np.zeros(len(queries), np.int64)
-        self.thresholds = self._thresholds(slice(None), kth_scores)
+        self.thresholds = self.bounds.thresholds(slice(None), kth_scores)
 
     def offer(self, products: NDArray[np.int32] | NDArray[np.float32], first_doc: int) -> None:
         """Takes in the products of all queries with consecutive documents.
@@ -204,7 +195,7 @@ class Race:
         row, column = 0, 0
         while row < len(products):
             row, column = offer(
-                products, self.doc_scales, self.residuals, first_doc, self.k, self.flats, self.slopes,
+                products, self.doc_scales, self.residuals, first_doc, self.k, self.bounds.flats, self.bounds.slopes,
                 self.values, self.in_race, self.sizes, self.thresholds, row, column,
             )  # fmt: skip
             if row < len(products):
@@ -212,17 +203,10 @@ class Race:
 
     def survivors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What is left: query indexes in the tile and document indexes in the chunk, int64 [n] each."""
-        shrink_all(
-            self.k, self.residuals, self.flats, self.slopes, self.values, self.in_race, self.sizes, self.thresholds
-        )
+        flats, slopes = self.bounds.flats, self.bounds.slopes
+        shrink_all(self.k, self.residuals, flats, slopes, self.values, self.in_race, self.sizes, self.thresholds)
         in_use = np.arange(self.in_race.shape[1]) < self.sizes[:, None]
         return np.nonzero(in_use)[0], self.in_race[in_use].astype(np.int64)
-
-    def _thresholds(self, rows: slice, kth_scores: NDArray[np.float64]) -> NDArray[np.float32]:
-        """What a value must reach if k final scores of its query reach kth_scores, float32 [rows]."""
-        kth_values = (kth_scores - self.offsets[rows]) / self.scales[rows]
-        thresholds: NDArray[np.float32] = threshold_below(kth_values, self.flats[rows]).astype(np.float32)
-        return thresholds
 
     def _begin(self, products: NDArray[np.int32] | NDArray[np.float32], first_doc: int) -> None:
         """Sets thresholds from the first products of all, or else most of them would be taken in one by one."""
@@ -231,9 +215,10 @@ class Race:
         if width > self.k:
             docs = slice(first_doc, first_doc + width)
             lows = products.astype(np.float32) * self.doc_scales[docs]
-            lows -= (1.001 * self.slopes[:, None]).astype(np.float32) * self.residuals[docs]
+            lows -= (1.001 * self.bounds.slopes[:, None]).astype(np.float32) * self.residuals[docs]
             kth = np.partition(lows, width - self.k, axis=1)[:, width - self.k]
-            self.thresholds = threshold_below(kth.astype(np.float64), 2 * self.flats).astype(np.float32)
+            low = first_pass.threshold_below(kth.astype(np.float64), 2 * self.bounds.flats)
+            self.thresholds = low.astype(np.float32)
 
     def _decide(self, row: int) -> None:
         """Keeps the k best of a query by their final scores: its values are too close to be told apart."""
@@ -242,5 +227,5 @@ class Race:
         best = np.lexsort((docs, -scores))[: self.k]
         self.values[row, : len(best)], self.in_race[row, : len(best)] = self.values[row, best], docs[best]
         self.sizes[row] = len(best)
-        by_scores = self._thresholds(slice(row, row + 1), scores[best[-1:]].astype(np.float64))
+        by_scores = self.bounds.thresholds(slice(row, row + 1), scores[best[-1:]].astype(np.float64))
         self.thresholds[row] = max(self.thresholds[row], by_scores[0])

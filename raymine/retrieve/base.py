@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from raymine import schemas, storage
 from raymine.lookup import positions
 from raymine.storage import Shard
-from raymine.topk import Hits, merge_topk
+from raymine.topk import Hits, gathered_scores, merge_topk
 from raymine.vectors import Vectors
 
 # Hits that are read before they are cut to k: 100 MB. Without it, 800 parts with 200 hits for each of 8,192 queries
 # would take 30 GB.
 HITS_AT_ONCE = 1 << 22
+FEW_PAIRS = 1 << 14  # that are scored by numpy (20 ms) rather than have compiled code imported, which takes a second
 
 
 def rows_of(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -96,10 +97,14 @@ def score_pairs(
     Returns:
         float32 [n] (0 where unknown) and bool [n], whether the score is known.
     """
-    from raymine.index.scores import final_scores  # compiled: importing it takes a second
-
     query_index, doc_index = positions(queries.rows, query_positions), positions(docs.rows, doc_positions)
     known = (query_index >= 0) & (doc_index >= 0)
     scores = np.zeros(len(known), np.float32)
-    scores[known] = final_scores(queries.matrix, docs.matrix, query_index[known], doc_index[known])
+    pairs = query_index[known], doc_index[known]
+    if len(pairs[0]) <= FEW_PAIRS:
+        scores[known] = gathered_scores(queries.matrix, docs.matrix, *pairs)
+    else:
+        from raymine.index.scores import final_scores
+
+        scores[known] = final_scores(queries.matrix, docs.matrix, *pairs)
     return scores, known

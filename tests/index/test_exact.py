@@ -42,8 +42,15 @@ def unit_vectors(rng, count, dim, dtype):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def race_kind(request, monkeypatch):
+    """Both races run what follows."""
+    if request.param == "compiled":
+        monkeypatch.setattr(exact, "PAIRS", 0)
+
+
 @pytest.fixture
-def small_tiles(monkeypatch):
+def small_tiles(monkeypatch, race_kind):
     """Tiles so small that a small test crosses all their borders."""
     monkeypatch.setattr(exact, "QUERIES_PER_TILE", 3)
     monkeypatch.setattr(exact, "DOCS_PER_TILE", 16)
@@ -95,6 +102,7 @@ def test_scores_closer_than_float32_can_tell_are_ordered_by_their_exact_values(p
     assert searched(queries, docs, 5, precision) == oracle(queries, docs, 5)
 
 
+@pytest.mark.usefixtures("race_kind")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_wrong_product_within_the_bound_changes_nothing(monkeypatch, precision):
     """The result does not depend on how the BLAS rounds: adding errors up to the bound leaves every bit as it was."""
@@ -184,6 +192,7 @@ def test_final_scores_are_those_of_topk_to_the_bit(dtypes):
     np.testing.assert_array_equal(got.view(np.int32), wanted.view(np.int32))
 
 
+@pytest.mark.usefixtures("race_kind")
 def test_precision_and_threads_do_not_change_a_bit(monkeypatch):
     """More queries than a tile, several chunks."""
     rng = np.random.default_rng(9)
