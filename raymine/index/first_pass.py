@@ -36,6 +36,7 @@ SMALLEST_STEP = 1e-30  # far from what float32 cannot divide by
 # What is looked at to choose a precision, and what it may let through, as a multiple of k. Measured at 256 dimensions:
 # a hit too many costs 0.5 us of one core, int8 instead of bfloat16 saves 70 us a query and chunk of documents.
 SAMPLE_QUERIES, SAMPLE_DOCUMENTS, MOST_SURVIVORS = 64, 1 << 14, 4.0
+TRIALS = 8  # of each precision, 0.1 to 0.6 ms each
 
 
 @dataclass(frozen=True)
@@ -238,20 +239,32 @@ def precision_for(queries: Matrix, docs: Matrix, k: int) -> str:
 @cache
 def fastest_first() -> list[str]:
     """The precisions that this CPU multiplies faster than float32, fastest first, and float32: tried once."""
-    import torch
-
-    seconds = {}
-    for name in ("float32", "bfloat16", "int8"):
-        if name == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            continue  # emulated, many times slower than float32
-        sides = [np.ones((size, 256), np.float32) for size in (256, 2048)]
-        left, right = (rounded(side, name) for side in sides)
-        buffers = make_buffers(name, 256 * 2048)
-        runs = []
-        for _ in range(4):
-            begin = time.perf_counter()
-            products(left, right, buffers)
-            runs.append(time.perf_counter() - begin)
-        seconds[name] = min(runs)
+    seconds = {"float32": _seconds("float32", TRIALS)}
+    for name in ("bfloat16", "int8"):
+        # A CPU without the instructions takes hundreds of times as long: two trials tell, the first of which compiles.
+        if _is_supported(name) and _seconds(name, 2) < 4 * seconds["float32"]:
+            seconds[name] = _seconds(name, TRIALS)
     faster = [name for name in seconds if seconds[name] < seconds["float32"]]
     return [*sorted(faster, key=lambda name: seconds[name]), "float32"]
+
+
+def _is_supported(precision: str) -> bool:
+    import torch
+
+    if precision == "bfloat16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return hasattr(torch, "_int_mm")
+
+
+def _seconds(precision: str, trials: int) -> float:
+    """The least of some trials."""
+    left, right = (rounded(np.ones((size, 256), np.float32), precision) for size in (256, 512))
+    buffers, runs = make_buffers(precision, 256 * 512), []
+    for _ in range(trials):
+        begin = time.perf_counter()
+        try:
+            products(left, right, buffers)
+        except RuntimeError:  # not on this platform
+            return math.inf
+        runs.append(time.perf_counter() - begin)
+    return min(runs)
