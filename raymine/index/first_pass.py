@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raymine.threads import in_threads
 from raymine.vectors import Matrix
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ SMALLEST_STEP = 1e-30  # far from what float32 cannot divide by
 # What is looked at to choose a precision, and what it may let through, as a multiple of k. Measured at 256 dimensions:
 # a hit too many costs 0.5 us of one core, int8 instead of bfloat16 saves 70 us a query and chunk of documents.
 SAMPLE_QUERIES, SAMPLE_DOCUMENTS, MOST_SURVIVORS = 64, 1 << 14, 4.0
-TRIALS = 8  # of each precision, 0.1 to 0.6 ms each
+TRIALS = 8  # of each precision, 0.1 to 0.6 ms each, of which the first compiles
+PRECISIONS = ("int8", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
@@ -239,11 +241,7 @@ def precision_for(queries: Matrix, docs: Matrix, k: int) -> str:
 @cache
 def fastest_first() -> list[str]:
     """The precisions that this CPU multiplies faster than float32, fastest first, and float32: tried once."""
-    seconds = {"float32": _seconds("float32", TRIALS)}
-    for name in ("bfloat16", "int8"):
-        # A CPU without the instructions takes hundreds of times as long: two trials tell, the first of which compiles.
-        if _is_supported(name) and _seconds(name, 2) < 4 * seconds["float32"]:
-            seconds[name] = _seconds(name, TRIALS)
+    seconds = dict(zip(PRECISIONS, in_threads(_seconds, PRECISIONS, 1), strict=True))
     faster = [name for name in seconds if seconds[name] < seconds["float32"]]
     return [*sorted(faster, key=lambda name: seconds[name]), "float32"]
 
@@ -256,11 +254,14 @@ def _is_supported(precision: str) -> bool:
     return hasattr(torch, "_int_mm")
 
 
-def _seconds(precision: str, trials: int) -> float:
-    """The least of some trials."""
+def _seconds(precision: str) -> float:
+    """The least of TRIALS."""
+    if not _is_supported(precision):
+        return math.inf
     left, right = (rounded(np.ones((size, 256), np.float32), precision) for size in (256, 512))
-    buffers, runs = make_buffers(precision, 256 * 512), []
-    for _ in range(trials):
+    buffers = make_buffers(precision, 256 * 512)
+    runs: list[float] = []
+    while len(runs) < TRIALS and sum(runs) < 1:
         begin = time.perf_counter()
         try:
             products(left, right, buffers)
