@@ -300,22 +300,53 @@ FilterConfig = Annotated[
 ]
 
 
+Quota = Literal["dense", "bm25", "run", "random", "ranking_error", "semi_hard", "hard"]
+KEYS_OF_STRATEGY = {
+    "temperature": "softmax",
+    "a": "simans",
+    "b": "simans",
+    "quotas": "stratified",
+    "fill": "stratified",
+}
+
+
 class SampleConfig(Section):
     """How negatives are sampled from the kept candidates.
 
     Args:
         n: negatives per query.
-        strategy: top (best score first) or random (seeded by seed, round and query id).
-        score: what top goes by; null: the teacher's if there is one, else the first source's.
+        strategy: top (best score first), random, softmax (drawn with weights exp(score / temperature)), simans (drawn
+            with weights exp(-a (s - p - b)^2), p the positive's score), or stratified (quotas). What is drawn is seeded
+            by seed, round and query id.
+        score: what the strategy goes by; null: the teacher's if there is one, else the first source's.
         shortfall: what to do with a query that gets fewer than n: keep it, drop it, or stop with an error.
         semi_hard_margin: a negative scoring within this share of the positive's score is semi_hard, below it hard.
+        temperature: of softmax, in units of the score.
+        a: of simans.
+        b: of simans, in units of the score.
+        quotas: of stratified: how many of each source or kind, in the order in which they are served.
+        fill: of stratified: whether the best of the rest make up for a quota that is short, up to n.
     """
 
     n: int = Field(default=8, ge=1, le=32767)
-    strategy: Literal["top", "random"] = "top"
+    strategy: Literal["top", "random", "softmax", "simans", "stratified"] = "top"
     score: Score | None = None
     shortfall: Literal["keep", "drop", "error"] = "keep"
     semi_hard_margin: float = Field(default=0.05, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    a: float = Field(default=0.5, ge=0)
+    b: float = 0.0
+    quotas: dict[Quota, Annotated[int, Field(ge=1)]] = {}
+    fill: bool = True
+
+    @model_validator(mode="after")
+    def _of_the_strategy(self) -> SampleConfig:
+        for name, strategy in KEYS_OF_STRATEGY.items():
+            if name in self.model_fields_set and self.strategy != strategy:
+                raise ValueError(f"`{name}` goes with `strategy: {strategy}`, not with {self.strategy}")
+        if self.strategy == "stratified" and not 0 < sum(self.quotas.values()) <= self.n:
+            raise ValueError(f"`quotas` ask for {sum(self.quotas.values())} negatives, expected 1 to n = {self.n}")
+        return self
 
 
 class SelectConfig(Section):
@@ -421,6 +452,11 @@ class Config(Section):
             for name in (getattr(section, "score", None), getattr(section, "source", None)):
                 if name is not None and name not in known:
                     raise ValueError(f"{where} asks for `{name}`, but the config has only {sorted(known)}")
+        for name in self.select.sample.quotas:
+            if name in ("dense", "bm25", "run") and name not in self.retrieve.sources:
+                raise ValueError(
+                    f"select.sample.quotas asks for `{name}`, but candidates come from {list(self.retrieve.sources)}"
+                )
         needs_score = [where for where, f in asked if "score" in type(f).model_fields]
         if self.write.scores and not known:
             raise ValueError(

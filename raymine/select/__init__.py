@@ -1,6 +1,7 @@
-"""Filters that each name their reason, and sampling: from candidates to verdicts to negatives.
+"""Filters that each name their reason, and samplers: from candidates to verdicts to negatives.
 
-Adding a filter: one function in one file, one line in FILTERS, its section in raymine/config.py, one test.
+Adding a filter: one function in one file, one line in FILTERS, its section in raymine/config.py, one test. Adding a
+sampler: one function in select/samplers.py, one line in SAMPLERS, its name in raymine/config.py, one test.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from raymine.select.base import Filter
 from raymine.select.rank import rank_range, skip_top
 from raymine.select.relative import relative
-from raymine.select.sampling import Sampler, by_draw, by_score
 from raymine.select.score import max_score, min_score
 
 FILTERS: dict[str, Filter] = {
@@ -19,4 +19,3 @@ FILTERS: dict[str, Filter] = {
     "skip_top": skip_top,
     "rank_range": rank_range,
 }
-SAMPLERS: dict[str, Sampler] = {"top": by_score, "random": by_draw}

@@ -22,10 +22,11 @@ from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.config import FilterConfig, SampleConfig
 from raymine.lookup import pair_positions
-from raymine.select import SAMPLERS
 from raymine.select.base import Candidates, without_non_finite
+from raymine.select.kinds import kinds
 from raymine.select.relative import each_filters, forbidden, unbounded_queries
-from raymine.select.sampling import Draw, first_slots, kinds, negatives_table, query_seeds
+from raymine.select.samplers import SAMPLERS, Draw, first_slots, query_seeds
+from raymine.select.sampling import negatives_table
 from raymine.select.shortfall import shortfall_problems, shortfall_table
 from raymine.select.verdict import (
     KEPT,
@@ -97,7 +98,7 @@ def select(
     is_emitted = shortfall["is_emitted"].to_numpy()
     stays = is_emitted[candidates.query_row[rows] - first_row]
     rows, slots = rows[stays], slots[stays]
-    kind = kinds(candidates, rows, how.default_score, how.sample, how.sources)
+    kind = kinds(candidates, rows, how.default_score, how.sample.semi_hard_margin, how.sources)
     positives = np.flatnonzero(candidates.is_positive & is_emitted[candidates.query_row - first_row])
     return Selected(
         with_codes(verdicts, codes),
@@ -146,10 +147,11 @@ def _sampled(
     """Positions and slots of the negatives, sorted by (query_row, slot)."""
     kept = np.flatnonzero(codes == KEPT)
     seeds = query_seeds(how.seed, how.round_number, query_ids)
-    draw = Draw(how.sample.score or how.default_score, how.sources, seeds, first_row)
-    keys = SAMPLERS[how.sample.strategy](candidates, kept, draw)
-    positions, slots = first_slots(candidates.query_row[kept], keys, how.sample.n)
-    return kept[positions], slots
+    score = how.sample.score or how.default_score
+    draw = Draw(how.sample, score, how.default_score, how.sources, seeds, first_row)
+    rows, keys = SAMPLERS[how.sample.strategy](candidates, kept, draw)
+    positions, slots = first_slots(candidates.query_row[rows], keys, how.sample.n)
+    return rows[positions], slots
 
 
 class Select:

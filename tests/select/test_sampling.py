@@ -10,7 +10,8 @@ from select_cases import SOURCES, positives_of, random_rows, row, verdicts
 
 from raymine.config import SampleConfig
 from raymine.select.base import Candidates
-from raymine.select.sampling import Draw, by_draw, by_score, first_slots, kinds, query_seeds, split_mix
+from raymine.select.kinds import kinds
+from raymine.select.samplers import Draw, first_slots, query_seeds, split_mix, top, uniform
 from raymine.select.stage import Selection, select
 
 FAR = 10**12
@@ -18,6 +19,10 @@ FAR = 10**12
 
 def selection(sources=SOURCES, score="teacher", seed=0, round_number=1, filters=(), **sample):
     return Selection(list(filters), SampleConfig(**sample), seed, round_number, sources, score)
+
+
+def draw(score, sources, seeds, **config):
+    return Draw(SampleConfig(**config), score, score, sources, seeds, 0)
 
 
 def sampled(rows, query_ids, first_row=0, **how):
@@ -94,7 +99,7 @@ def test_random_is_uniform():
     query, doc = np.repeat(np.arange(4000), 20), np.tile(np.arange(20), 4000)
     candidates = Candidates(table)
     candidates.__dict__.update(query_row=query, doc_row=doc)
-    positions, slots = first_slots(query, by_draw(candidates, np.arange(80000), Draw(None, [], seeds, 0)), 5)
+    positions, slots = first_slots(query, uniform(candidates, np.arange(80000), draw(None, [], seeds))[1], 5)
     for slot in range(5):
         counts = np.bincount(doc[positions[slots == slot]], minlength=20)
         assert ((counts - 200) ** 2 / 200).sum() < 43.8  # 0.1 % quantile of chi-square with 19 degrees of freedom
@@ -149,7 +154,7 @@ def test_kinds_without_a_score_or_a_random_source():
     """Nothing is known, so all is merely hard."""
     rows = [row(0, 1, relevance=1), row(0, 2, bm25_rank=0)]
     candidates = Candidates(verdicts(rows, ["bm25"]))
-    assert kinds(candidates, np.array([1]), None, SampleConfig(), ["bm25"]).tolist() == [2]
+    assert kinds(candidates, np.array([1]), None, 0.05, ["bm25"]).tolist() == [2]
 
 
 def test_equal_scores_go_by_doc_row():
@@ -157,5 +162,5 @@ def test_equal_scores_go_by_doc_row():
     docs = random.Random(0).sample(range(100), 10)
     rows = [row(0, doc, dense=1.0) for doc in docs]
     assert sampled(rows, ["q"], score="dense", n=10) == [(0, doc) for doc in sorted(docs)]
-    keys = by_score(Candidates(verdicts(rows)), np.arange(10), Draw("dense", SOURCES, np.zeros(1, np.uint64), 0))
+    _, keys = top(Candidates(verdicts(rows)), np.arange(10), draw("dense", SOURCES, np.zeros(1, np.uint64)))
     assert first_slots(np.zeros(10, np.int64), keys, 3)[1].tolist() == [0, 1, 2]
