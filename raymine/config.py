@@ -294,8 +294,31 @@ class RankRange(Section):
     source: Literal["dense", "bm25", "run"] = "dense"
 
 
+class PercentileBand(Section):
+    """Keeps only candidates with low <= percentile <= high: the share of the query's candidates that score lower."""
+
+    kind: Literal["percentile_band"]
+    low: float = Field(default=0.2, ge=0, le=1)
+    high: float = Field(default=0.8, ge=0, le=1)
+    score: Score | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PercentileBand:
+        if self.low > self.high:
+            raise ValueError(f"`low` is {self.low}, expected at most `high` = {self.high}")
+        return self
+
+
+class Consistency(Section):
+    """Drops all candidates of a query whose best positive scores below `n` of them or more: a doubtful judgement."""
+
+    kind: Literal["consistency"]
+    n: int = Field(ge=1)
+    score: Score | None = None
+
+
 FilterConfig = Annotated[
-    Union[MaxScore, MinScore, MaxRelativeScore, Margin, SkipTop, RankRange],  # noqa: UP007
+    Union[MaxScore, MinScore, MaxRelativeScore, Margin, SkipTop, RankRange, PercentileBand, Consistency],  # noqa: UP007
     Field(discriminator="kind"),
 ]
 

@@ -7,6 +7,8 @@ sampler: one function in select/samplers.py, one line in SAMPLERS, its name in r
 from __future__ import annotations
 
 from raymine.select.base import Filter
+from raymine.select.consistency import consistency
+from raymine.select.percentile import percentile_band
 from raymine.select.rank import rank_range, skip_top
 from raymine.select.relative import relative
 from raymine.select.score import max_score, min_score
@@ -18,4 +20,6 @@ FILTERS: dict[str, Filter] = {
     "margin": relative,
     "skip_top": skip_top,
     "rank_range": rank_range,
+    "percentile_band": percentile_band,
+    "consistency": consistency,
 }

@@ -2,7 +2,8 @@
 
 All queries of a block are filtered at once, with numpy on columns: no loop over queries. A candidate's reason is the
 kind of the first filter that takes it; so candidates = kept + dropped, with one reason each, and because no filter
-looks at what another one left, tightening any filter never brings a candidate back.
+looks at what another one left, tightening any filter never brings a candidate back. (One exception: what goes before
+the teacher is asked gets no score of the teacher, and so does not count in its percentiles.)
 """
 
 from __future__ import annotations

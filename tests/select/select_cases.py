@@ -83,6 +83,18 @@ def goes(config: FilterConfig, one: Row, rows: list[Row]) -> bool:
             return config.kind == "rank_range"
         return rank < config.n if config.kind == "skip_top" else not config.start <= rank < config.stop
     positives = positives_of(rows, one["query_row"])
+    scores = {doc["doc_row"]: doc.get(f"{config.score}_score") for doc in rows if doc["query_row"] == one["query_row"]}
+    of_positives = [scores.pop(positive["doc_row"]) for positive in positives]
+    if config.kind == "percentile_band":
+        known = [score for score in scores.values() if score is not None]
+        own = scores.get(one["doc_row"])
+        if own is None:
+            return False
+        percentile = sum(score < own for score in known) / (len(known) - 1) if len(known) > 1 else 0.5
+        return not config.low <= percentile <= config.high
+    if config.kind == "consistency":
+        best = max((score for score in of_positives if score is not None), default=None)
+        return best is not None and sum(score is not None and score > best for score in scores.values()) >= config.n
     if config.against == "each":
         return bool(positives) and not any(passes_for(config, one, positive) for positive in positives)
     known = [p[f"{config.score}_score"] for p in positives if p.get(f"{config.score}_score") is not None]

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from select_cases import goes, random_rows, row, verdicts
 
-from raymine.config import FilterConfig, Margin, MaxRelativeScore, MaxScore, MinScore, RankRange, SkipTop
+from raymine.config import (
+    Consistency,
+    FilterConfig,
+    Margin,
+    MaxRelativeScore,
+    MaxScore,
+    MinScore,
+    PercentileBand,
+    RankRange,
+    SkipTop,
+)
 from raymine.select import FILTERS
 from raymine.select.base import Candidates, without_non_finite
 from raymine.select.relative import unbounded_queries
@@ -31,6 +41,11 @@ EXAMPLES = [
     SkipTop(kind="skip_top", n=5),
     SkipTop(kind="skip_top", n=0),
     RankRange(kind="rank_range", start=2, stop=12, source="bm25"),
+    PercentileBand(kind="percentile_band", score="teacher"),
+    PercentileBand(kind="percentile_band", low=0.5, high=1, score="dense"),
+    PercentileBand(kind="percentile_band", low=0, high=0, score="bm25"),
+    Consistency(kind="consistency", n=1, score="teacher"),
+    Consistency(kind="consistency", n=4, score="dense"),
 ]
 
 
@@ -131,6 +146,8 @@ TIGHTER = {
     "margin": lambda c, by: c.model_copy(update={"value": c.value + by}),
     "skip_top": lambda c, by: c.model_copy(update={"n": c.n + int(by)}),
     "rank_range": lambda c, by: c.model_copy(update={"start": c.start + int(by), "stop": c.stop - int(by)}),
+    "percentile_band": lambda c, by: c.model_copy(update={"low": c.low + by / 9, "high": c.high - by / 9}),
+    "consistency": lambda c, by: c.model_copy(update={"n": max(1, c.n - int(by))}),
 }
 
 
