@@ -365,7 +365,7 @@ class SampleConfig(Section):
     @model_validator(mode="after")
     def _of_the_strategy(self) -> SampleConfig:
         for name, strategy in KEYS_OF_STRATEGY.items():
-            if name in self.model_fields_set and self.strategy != strategy:
+            if getattr(self, name) != type(self).model_fields[name].default and self.strategy != strategy:
                 raise ValueError(f"`{name}` goes with `strategy: {strategy}`, not with {self.strategy}")
         if self.strategy == "stratified" and not 0 < sum(self.quotas.values()) <= self.n:
             raise ValueError(f"`quotas` ask for {sum(self.quotas.values())} negatives, expected 1 to n = {self.n}")
