@@ -379,13 +379,23 @@ class SelectConfig(Section):
     sample: SampleConfig = SampleConfig()
 
 
+FormatName = Literal[
+    "triplet", "n-tuple", "labeled-pair", "labeled-list", "margin", "listwise", "flagembedding", "tevatron",
+    "tevatron-v2", "tevatron-run", "dpr", "gpl", "gpl-margins", "pylate", "automodel", "arctic", "simlm", "ms-swift",
+    "ance", "simans", "msmarco", "trec",
+]  # fmt: skip
+
+
+SCORED_FORMATS = ("margin", "listwise", "gpl-margins", "pylate", "simans")
+
+
 class WriteConfig(Section):
     """Which training formats are written, and whether with scores.
 
     `score`: which score goes into the shards; null: the teacher's if there is one, else the dense one.
     """
 
-    formats: tuple[Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "flagembedding"], ...] = ("triplet",)
+    formats: tuple[FormatName, ...] = ("triplet",)
     scores: bool = False
     score: Score | None = None
 
@@ -481,6 +491,8 @@ class Config(Section):
                     f"select.sample.quotas asks for `{name}`, but candidates come from {list(self.retrieve.sources)}"
                 )
         needs_score = [where for where, f in asked if "score" in type(f).model_fields]
+        if unscored := [name for name in self.write.formats if name in SCORED_FORMATS and not self.write.scores]:
+            raise ValueError(f"format {unscored[0]} is made of scores: set `write.scores`")
         if self.write.scores and not known:
             raise ValueError(
                 "`write.scores` needs a score, but random candidates have none: add dense, bm25 or rescore"

@@ -90,7 +90,14 @@ class Round:
         import datasets
 
         files = [storage.join(self.workspace, shard["path"]) for shard in written[format]]
-        kind = "json" if files[0].endswith(".jsonl") else "parquet"
+        kind = {"jsonl": "json", "json": "json", "parquet": "parquet"}.get(files[0].rsplit(".", 1)[1])
+        if kind is None:
+            raise WorkspaceError(
+                f"format {format!r} is a file of lines, not a data set",
+                got=files[0],
+                expected="a format in Parquet or JSON",
+                fix="read the file with the trainer that it is for",
+            )
         return datasets.load_dataset(kind, data_files=files, split="train")
 
     def ledger(self) -> pa.Table:
@@ -225,7 +232,9 @@ def _summary(context: Context, workspace: str) -> dict[str, Any]:
         return [replace(shard, path=storage.relative(shard.path, workspace)).to_json() for shard in shards]
 
     tables, facts = context.tables, dict(context.facts)
-    formats = {name: plain(shards) for name, shards in facts.pop("formats").items()}
+    written = {
+        key: {name: plain(shards) for name, shards in facts.pop(key).items()} for key in ("formats", "companions")
+    }
     selection = facts.pop("selection")
     names = ("corpus", "queries", "positives")
     return {
@@ -234,7 +243,7 @@ def _summary(context: Context, workspace: str) -> dict[str, Any]:
         "default_score": context.config.default_score,
         **facts,
         "selection": _summed(selection),
-        "formats": formats,
+        **written,
         "tables": {name: plain(getattr(tables, name)) for name in names},
     }
 
@@ -254,15 +263,18 @@ def _summed(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _index(facts: dict[str, Any], path: str, workspace: str) -> dict[str, Any]:
     """shards/index.json: what was written, with rows, bytes and checksums; paths relative to the shards folder."""
     base = storage.relative(storage.join(path, "shards"), workspace)
-    formats = {
-        name: [
-            {**{key: value for key, value in shard.items() if key != "first_row"},
-             "path": storage.relative(shard["path"], base)}
-            for shard in shards
-        ]
-        for name, shards in facts["formats"].items()
+    written = {
+        kind: {
+            name: [
+                {**{key: value for key, value in shard.items() if key != "first_row"},
+                 "path": storage.relative(shard["path"], base)}
+                for shard in shards
+            ]
+            for name, shards in facts[kind].items()
+        }
+        for kind in ("formats", "companions")
     }  # fmt: skip
-    return {"run_id": facts["run_id"], "formats": formats}
+    return {"run_id": facts["run_id"], **written}
 
 
 def _dataset(folder: str) -> pyarrow.dataset.Dataset:

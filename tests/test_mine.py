@@ -13,6 +13,7 @@ from auditor import Auditor
 import raymine
 from raymine.config_file import make_config
 from raymine.pipeline import sizes
+from raymine.write import FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,58 @@ def test_training_sets_load(mined: raymine.Round) -> None:
     assert triplets.column_names == ["anchor", "positive", "negative", "scores"]
     with pytest.raises(raymine.WorkspaceError, match="no shards of format 'dpr'"):
         mined.training_set("dpr")
+
+
+def test_every_other_format_has_the_same_negatives_and_the_texts_it_names(
+    mined: raymine.Round, data: Path, static_model: str, cross_encoder_model: str
+) -> None:
+    """Only the writing is done anew; what rows name by id lies beside them with its text, each document once."""
+    names = [name for name in FORMATS if name not in mining.FORMATS]
+    values = mining.config(data, static_model, cross_encoder_model, write={"formats": names, "scores": True})
+    again = raymine.mine(make_config(values), mined.workspace)
+    assert all(cost.step.startswith(("select", "fetch", "write", "total")) for cost in again.cost)
+    folder, wanted = Path(again.path) / "shards", by_ids(again)
+    documents = {row["_id"]: f"{row['title']} {row['text']}".strip() for row in json_lines(data / "corpus.jsonl")}
+    queries = {row["_id"]: row["text"] for row in json_lines(data / "queries.jsonl")}
+    for name in names:
+        files = sorted(path for path in (folder / name).iterdir() if path.is_file())
+        assert [path.suffix[1:] for path in files] == [FORMATS[name].extension] * len(again.tables().queries)
+        companions = FORMATS[name].companions
+        for kind, keys, texts in (("documents", 0, documents), ("queries", 1, queries)):
+            named = (companions.documents, companions.queries)[keys] if companions else None
+            if named is None:
+                assert not (folder / name / kind).exists()
+                continue
+            rows = [row for path in (folder / name / kind).iterdir() for row in json_lines(path)]
+            ids = [row[named[0]] for row in rows]
+            assert len(ids) == len(set(ids)) and all(row[named[1]] == texts[row[named[0]]] for row in rows)
+            assert set(ids) >= ({doc for pair in wanted for doc in wanted[pair]} if keys == 0 else set(wanted))
+    lines = [line.split() for path in sorted((folder / "trec").iterdir()) for line in path.read_text().splitlines()]
+    found: dict[str, list[str]] = {}
+    for qid, _, docid, *_ in lines:
+        found.setdefault(qid, []).append(docid)
+    assert found == wanted
+    contexts = [row for path in sorted((folder / "dpr").iterdir()) for row in json.loads(path.read_text())]
+    by_text = {queries[qid]: docs for qid, docs in wanted.items()}
+    assert all([c["passage_id"] for c in row["hard_negative_ctxs"]] == by_text[row["question"]] for row in contexts)
+    assert again.training_set("listwise").num_rows == len(contexts) == again.training_set("dpr").num_rows
+    with pytest.raises(raymine.WorkspaceError, match="file of lines"):
+        again.training_set("trec")
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def by_ids(found: raymine.Round) -> dict[str, list[str]]:
+    """The negatives' ids of each query's id, by slot."""
+    tables = found.tables()
+    doc_ids = [name for shard in tables.corpus for name in pq.read_table(shard.path)["doc_id"].to_pylist()]
+    query_ids = [name for shard in tables.queries for name in pq.read_table(shard.path)["query_id"].to_pylist()]
+    made: dict[str, list[str]] = {}
+    for row in found.negatives().to_pylist():
+        made.setdefault(query_ids[row["query_row"]], []).append(doc_ids[row["doc_row"]])
+    return made
 
 
 def test_the_index_lists_the_shards_with_checksums(mined: raymine.Round) -> None:

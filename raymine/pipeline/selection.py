@@ -13,6 +13,8 @@ from raymine.rescore.stage import Rescore
 from raymine.select.prefilter import Prefilter
 from raymine.select.stage import Select, Selection
 from raymine.storage import Shard
+from raymine.write import FORMATS
+from raymine.write.companions import WriteDocuments, WriteQueries
 from raymine.write.stage import WriteShard
 from raymine.write.texts import FetchTexts
 
@@ -114,8 +116,11 @@ def write(context: Context, selected: list[Done]) -> None:
     settings: dict[str, Any] = {"pairs": paths(pairs), "block_starts": context.tables.block_starts}
     tasks = context.document_tasks()
     texts = context.run(Step("fetch_texts", FetchTexts, settings, contents(pairs), tasks, LIGHT, unit="texts")).shards
-    written = {name: _write_format(context, name, selected, texts) for name in context.config.write.formats}
-    context.facts["formats"] = written
+    names = context.config.write.formats
+    context.facts["formats"] = {name: _write_format(context, name, selected, texts) for name in names}
+    context.facts["companions"] = {
+        name: shards for name in names if (shards := _write_companions(context, name, selected))
+    }
 
 
 def _write_format(context: Context, name: str, selected: list[Done], texts: list[Shard]) -> list[Shard]:
@@ -132,6 +137,30 @@ def _write_format(context: Context, name: str, selected: list[Done], texts: list
     tasks = context.block_tasks((_selected_paths(done) for done in selected), prefix="part")
     folder = storage.join(context.folder, "shards", name)
     return context.run(Step(f"write_{name}", WriteShard, settings, identity, tasks, LIGHT, folder, "rows")).shards
+
+
+def _write_companions(context: Context, name: str, selected: list[Done]) -> list[Shard]:
+    """The documents and queries that a format's rows refer to, in folders beside them."""
+    companions = FORMATS[name].companions
+    if companions is None:
+        return []
+    folder = storage.join(context.folder, "shards", name)
+    pairs = [done.outputs[3] for done in selected]
+    settings: dict[str, Any] = {"pairs": paths(pairs), "keys": companions.documents}
+    identity = {"format": name, "keys": companions.documents, "pairs": contents(pairs)}
+    documents = storage.join(folder, "documents")
+    tasks = context.document_tasks()
+    step = Step(f"write_{name}_documents", WriteDocuments, settings, identity, tasks, LIGHT, documents, "documents")
+    shards = context.run(step).shards
+    if companions.queries is not None:
+        tasks = context.block_tasks(({"shortfall": done.outputs[2].path} for done in selected), prefix="part")
+        settings = {"keys": companions.queries}
+        identity = {"format": name, **settings, "shortfall": [done.outputs[2].sha256 for done in selected]}
+        identity["queries"] = contents(context.tables.queries)
+        queries = storage.join(folder, "queries")
+        step = Step(f"write_{name}_queries", WriteQueries, settings, identity, tasks, LIGHT, queries, "queries")
+        shards = [*shards, *context.run(step).shards]
+    return shards
 
 
 def _selected_paths(done: Done) -> dict[str, str]:

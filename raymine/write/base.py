@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
@@ -23,11 +24,13 @@ class Side:
 
     Args:
         query: int64 [n], position of the query in the group.
+        doc_id: string [n].
         text: large_string [n].
         score: float32 [n], finite where scores are written.
     """
 
     query: Rows
+    doc_id: pa.Array
     text: pa.Array
     score: NDArray[np.float32]
 
@@ -40,6 +43,7 @@ class Group:
     """Some consecutive queries with all that training rows are made from.
 
     Args:
+        query_ids: string [q].
         queries: large_string [q], texts.
         positives: of the queries that are emitted.
         negatives: likewise.
@@ -47,6 +51,7 @@ class Group:
         num_negatives: negatives asked for per query.
     """
 
+    query_ids: pa.Array
     queries: pa.Array
     positives: Side
     negatives: Side
@@ -66,16 +71,66 @@ class Formatted(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Companions:
+    """Files of texts beside rows that name documents and queries by id: JSON lines, each text once.
+
+    Args:
+        documents: keys of a document's id and text.
+        queries: keys of a query's id and text; None where the rows have the queries' texts.
+    """
+
+    documents: tuple[str, str]
+    queries: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
 class Format:
     """One trainer's format.
 
     Args:
-        extension: parquet or jsonl.
+        extension: parquet, jsonl (an object a line), json (an array of objects) or tsv (without a header).
         make: gives the rows of a group, with scores or without.
+        needs_scores: whether it is nothing without scores.
+        needs_texts: whether documents without a text are left out.
+        companions: files that its rows refer to.
     """
 
     extension: str
     make: Callable[[Group, bool], Formatted]
+    needs_scores: bool = False
+    needs_texts: bool = True
+    companions: Companions | None = None
+
+
+class PerQuery(NamedTuple):
+    """The queries that have positives and negatives, and theirs.
+
+    Args:
+        query: int64 [r], positions of the queries.
+        positives: int64, positions of their positives, query after query.
+        negatives: likewise.
+        lengths: int64 [r] each, how many positives and negatives.
+        num_left_out: queries that have only the one or the other.
+    """
+
+    query: Rows
+    positives: Rows
+    negatives: Rows
+    lengths: tuple[Rows, Rows]
+    num_left_out: int
+
+
+def per_query(group: Group) -> PerQuery:
+    """What formats with a row per query are made from. Filters `against: each` do not part a negative from any positive
+    here: it is a negative of the query.
+    """
+    sides = group.positives, group.negatives
+    counts = [np.bincount(side.query, minlength=len(group.query_ids)) for side in sides]
+    is_whole = (counts[0] > 0) & (counts[1] > 0)
+    query = np.flatnonzero(is_whole)
+    positives, negatives = (np.flatnonzero(is_whole[side.query]) for side in sides)
+    num_left_out = int(np.count_nonzero((counts[0] > 0) | (counts[1] > 0))) - len(query)
+    return PerQuery(query, positives, negatives, (counts[0][query], counts[1][query]), num_left_out)
 
 
 def texts(column: pa.Array, rows: Rows) -> pa.Array:
@@ -88,6 +143,22 @@ def lists(values: pa.Array, lengths: Rows) -> pa.ListArray:
     offsets = pa.array(np.r_[0, np.cumsum(lengths)].astype(np.int32))
     field = pa.field("element", values.type)
     return pa.ListArray.from_arrays(offsets, values, type=pa.list_(field))
+
+
+def objects(**columns: pa.Array) -> pa.StructArray:
+    """A column of objects, from a column per key."""
+    return pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
+
+
+def short_scores(side: Side, rows: Rows) -> pa.Array:
+    """Scores as the float64 that prints with as few digits as the float32 needs: 0.9, not 0.8999999761581421."""
+    return pc.cast(pc.cast(pa.array(side.score[rows], pa.float32()), pa.string()), pa.float64())
+
+
+def margins(group: Group) -> pa.Array:
+    """Of each (positive, negative) of `pairs` the positive's score minus the negative's, float64."""
+    positive, negative = (side.score.astype(np.float64) for side in (group.positives, group.negatives))
+    return pa.array(positive[group.pairs[0]] - negative[group.pairs[1]])
 
 
 def headed(head: Rows, tail: Rows, lengths: Rows) -> Rows:

@@ -61,7 +61,7 @@ class Counts:
     num_without_score: int = 0
 
 
-def whole_group(block: Block, score: str | None, counts: Counts) -> Group:
+def whole_group(block: Block, score: str | None, counts: Counts, needs_texts: bool = True) -> Group:
     """A block as one group: who stands where, without forbidden pairs.
 
     Args:
@@ -69,16 +69,21 @@ def whole_group(block: Block, score: str | None, counts: Counts) -> Group:
         score: which score is written; None: none. Documents whose score is unknown are then left out: no trainer takes
             a missing or NaN score.
         counts: is told of what is left out.
+        needs_texts: whether documents without a text are left out.
 
     Raises:
         ValueError: the text of an emitted document is not there.
     """
     is_emitted = block.shortfall["is_emitted"].to_numpy()
     is_positive = pc.greater(block.verdicts["relevance"], 0).fill_null(False)
-    positives = _side(block, block.verdicts.filter(is_positive), is_emitted, score, counts)
-    negatives = _side(block, block.negatives, is_emitted, score, counts)
+    emitted = is_emitted[block.verdicts["query_row"].to_numpy() - block.first_row]
+    rows = block.verdicts.filter(pc.and_(is_positive, pa.array(emitted)))
+    positives = _side(block, rows, score, counts, needs_texts)
+    emitted = is_emitted[block.negatives["query_row"].to_numpy() - block.first_row]
+    negatives = _side(block, block.negatives.filter(pa.array(emitted)), score, counts, needs_texts)
     asked = block.shortfall.slice(0, 1).select(["num_negatives", "num_missing"]).to_pylist()
     return Group(
+        block.queries["query_id"].combine_chunks(),
         block.queries["text"].combine_chunks(),
         positives.side,
         negatives.side,
@@ -93,15 +98,16 @@ class _Found:
     doc_row: NDArray[np.int64]
 
 
-def _side(block: Block, rows: pa.Table, is_emitted: NDArray[np.bool_], score: str | None, counts: Counts) -> _Found:
-    """The positives or negatives of the emitted queries that have a text and, if asked for, a score."""
-    rows = rows.filter(pa.array(is_emitted[rows["query_row"].to_numpy() - block.first_row]))
+def _side(block: Block, rows: pa.Table, score: str | None, counts: Counts, needs_texts: bool) -> _Found:
+    """Those of some positives or negatives that have a text and a score, where these are asked for."""
     doc_row = rows["doc_row"].to_numpy()
     where = positions(block.texts["doc_row"].to_numpy(), doc_row)
     if (where < 0).any():
         raise ValueError(f"the texts of {int((where < 0).sum())} emitted documents were not fetched")
     text = block.texts["text"].take(pa.array(where)).combine_chunks()
-    has_text = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(text), ""), False).to_numpy(zero_copy_only=False)
+    has_text = np.ones(len(rows), np.bool_)
+    if needs_texts:
+        has_text = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(text), ""), False).to_numpy(zero_copy_only=False)
     known = np.zeros(len(rows), np.float32)
     if score is not None:
         known = pc.fill_null(rows[f"{score}_score"], float("nan")).to_numpy().astype(np.float32)
@@ -110,7 +116,8 @@ def _side(block: Block, rows: pa.Table, is_emitted: NDArray[np.bool_], score: st
     counts.num_without_score += int(np.count_nonzero(has_text & ~has_score))
     stays = np.flatnonzero(has_text & has_score)
     query = rows["query_row"].to_numpy()[stays] - block.first_row
-    return _Found(Side(query, text.take(pa.array(stays)), known[stays]), doc_row[stays])
+    doc_id = block.texts["doc_id"].take(pa.array(where[stays])).combine_chunks()
+    return _Found(Side(query, doc_id, text.take(pa.array(stays)), known[stays]), doc_row[stays])
 
 
 def _allowed(block: Block, positives: _Found, negatives: _Found) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,20 +135,21 @@ def _allowed(block: Block, positives: _Found, negatives: _Found) -> tuple[NDArra
 
 def groups(group: Group, size: int = GROUP_QUERIES) -> Iterator[Group]:
     """Cuts a group into groups of `size` queries."""
-    for start in range(0, max(len(group.queries), 1), size):
+    for start in range(0, max(len(group.query_ids), 1), size):
         stop = start + size
         positives, first_positive = _slice(group.positives, start, stop)
         negatives, first_negative = _slice(group.negatives, start, stop)
         begin, end = np.searchsorted(group.pairs[0], [first_positive, first_positive + len(positives)])
         pairs = group.pairs[0][begin:end] - first_positive, group.pairs[1][begin:end] - first_negative
-        queries = group.queries.slice(start, size)
-        yield replace(group, queries=queries, positives=positives, negatives=negatives, pairs=pairs)
+        ids, queries = group.query_ids.slice(start, size), group.queries.slice(start, size)
+        yield replace(group, query_ids=ids, queries=queries, positives=positives, negatives=negatives, pairs=pairs)
 
 
 def _slice(side: Side, start: int, stop: int) -> tuple[Side, int]:
     """The part of a side that belongs to the queries start <= query < stop, and where it begins."""
     begin, end = (int(value) for value in np.searchsorted(side.query, [start, stop]))
-    return Side(side.query[begin:end] - start, side.text.slice(begin, end - begin), side.score[begin:end]), begin
+    doc_id, text = (column.slice(begin, end - begin) for column in (side.doc_id, side.text))
+    return Side(side.query[begin:end] - start, doc_id, text, side.score[begin:end]), begin
 
 
 def training_rows(block: Block, form: Format, score: str | None, counts: Counts) -> Iterator[pa.Table]:
@@ -156,18 +164,42 @@ def training_rows(block: Block, form: Format, score: str | None, counts: Counts)
     Yields:
         At least one table, maybe empty.
     """
-    for group in groups(whole_group(block, score, counts)):
+    for group in groups(whole_group(block, score, counts, form.needs_texts)):
         made = form.make(group, score is not None)
         counts.num_rows += made.table.num_rows
         counts.num_left_out += made.num_left_out
         yield made.table
 
 
+def _json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _json_array(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """A line per object, and as many pieces as objects."""
+    before, last = "[", None
+    for row in rows:
+        if last is not None:
+            yield f"{before}\n{last}"
+            before = ","
+        last = json.dumps(row, ensure_ascii=False)
+    if last is not None:
+        yield f"{before}\n{last}\n]\n"
+
+
+def _tab_separated(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """White space inside a value becomes one blank, or it would be a separator."""
+    return ("\t".join(" ".join(str(value).split()) for value in row.values()) + "\n" for row in rows)
+
+
+LINES = {"jsonl": _json_lines, "json": _json_array, "tsv": _tab_separated}
+
+
 def write_rows(path: str, form: Format, tables: Iterator[pa.Table]) -> Shard:
-    """Writes a stream of at least one table as Parquet (a row group each) or as JSON lines."""
-    if form.extension == "jsonl":
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for table in tables for row in table.to_pylist())
-        return storage.write_file(f"{path}.jsonl", (line.encode() for line in lines))
+    """Writes a stream of at least one table in the format's kind of file (Parquet: a row group each)."""
+    if form.extension != "parquet":
+        lines = LINES[form.extension](row for table in tables for row in table.to_pylist())
+        return storage.write_file(f"{path}.{form.extension}", (line.encode() for line in lines))
     first = next(tables)
     filled = (table for table in chain([first], tables) if table.num_rows)
     return storage.write_tables(f"{path}.parquet", first.schema, filled)

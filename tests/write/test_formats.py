@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ from raymine.write import FORMATS
 from raymine.write.stage import Counts, WriteShard, groups, training_rows, whole_group
 
 NAMES = list(FORMATS)
+MADE = [(name, scores) for name, form in FORMATS.items() for scores in (False, True) if scores or not form.needs_scores]
 
 
 def made(case, name, scores):
@@ -30,8 +32,7 @@ def close(rows):
     return json.loads(json.dumps(rows), parse_float=lambda text: float(np.float32(text)))
 
 
-@pytest.mark.parametrize("scores", [False, True], ids=["labels", "scores"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name, scores", MADE)
 @pytest.mark.parametrize("seed", range(6))
 def test_rows_are_those_of_loops(name, scores, seed):
     """Same rows, same order, same columns, whatever is short, dropped, unscored or forbidden."""
@@ -72,9 +73,10 @@ def test_columns_are_those_that_trainers_know(name, scores, columns):
 def test_groups_change_nothing(name, size):
     """Rows made some queries at a time are the rows made at once."""
     case = Case(3)
-    whole = whole_group(case.block(), None, Counts())
-    parts = [FORMATS[name].make(part, False).table.to_pylist() for part in groups(whole, size)]
-    assert [row for part in parts for row in part] == case.rows(name, False)
+    scores = FORMATS[name].needs_scores
+    whole = whole_group(case.block(), "teacher" if scores else None, Counts())
+    parts = [FORMATS[name].make(part, scores).table.to_pylist() for part in groups(whole, size)]
+    assert close([row for part in parts for row in part]) == close(case.rows(name, scores))
 
 
 def test_what_is_left_out_is_counted():
@@ -123,19 +125,25 @@ def run_stage(folder, case, name, score, out="out"):
     return stage(Task("part-0", inputs, output=str(folder / out / "part-0")))
 
 
-@pytest.mark.parametrize("score", [None, "teacher"], ids=["labels", "scores"])
-@pytest.mark.parametrize("name", NAMES)
-def test_stage_writes_a_shard(tmp_path, name, score):
-    """Parquet, or JSON lines, with the case's rows; the same bytes again."""
-    case = Case(4)
+def read(path, extension, rows):
+    """The rows of a file, or the lines of a tsv beside those that the rows should give."""
+    if extension == "parquet":
+        return storage.read_table(str(path)).to_pylist(), rows
+    text = path.read_text()
+    if extension == "tsv":
+        return text.splitlines(), ["\t".join(" ".join(str(value).split()) for value in row.values()) for row in rows]
+    return json.loads(text) if extension == "json" else [json.loads(line) for line in text.splitlines()], rows
+
+
+@pytest.mark.parametrize("name, scores", MADE)
+def test_stage_writes_a_shard(tmp_path, name, scores):
+    """A file with the case's rows; the same bytes again."""
+    case, score = Case(4), "teacher" if scores else None
     record = run_stage(tmp_path, case, name, score)
     path = record.outputs[0].path
     assert path == str(tmp_path / "out" / f"part-0.{FORMATS[name].extension}")
-    if path.endswith(".jsonl"):
-        rows = [json.loads(line) for line in (tmp_path / "out" / "part-0.jsonl").read_text().splitlines()]
-    else:
-        rows = storage.read_table(path).to_pylist()
-    assert close(rows) == close(case.rows(name, score is not None))
+    rows, expected = read(Path(path), FORMATS[name].extension, case.rows(name, scores))
+    assert close(rows) == close(expected)
     assert record.rows_out == record.info["num_rows"] == len(rows)
     assert run_stage(tmp_path, case, name, score, "again").outputs[0].sha256 == record.outputs[0].sha256
 

@@ -12,6 +12,11 @@ from raymine import schemas
 from raymine.write.stage import Block
 
 Row = dict[str, Any]
+RUNS = ("trec", "tevatron-run")
+PER_QUERY = (
+    "flagembedding", "listwise", "pylate", "tevatron", "tevatron-v2", "dpr", "gpl", "automodel", "simlm", "simans",
+    "msmarco",
+)  # fmt: skip
 
 
 class Case:
@@ -108,8 +113,13 @@ class Case:
             )
             if name == "labeled-pair":
                 made += [self._pair(query, doc, doc in positives, scores) for doc in positives + negatives]
-            elif name == "flagembedding":
-                made += self._flag(query, positives, negatives, scores)
+            elif name in RUNS:
+                made += self._run(name, query, negatives)
+            elif name == "arctic":
+                made += self._arctic(query, positives, negatives)
+            elif name in PER_QUERY:
+                if positives and negatives:
+                    made.append(getattr(self, "_" + name.replace("-", "_"))(query, positives, negatives, scores))
             else:
                 for positive in positives:
                     beside = [doc for doc in negatives if (query, positive, doc) not in self.forbidden]
@@ -145,9 +155,7 @@ class Case:
         row: Row = {"anchor": self.query(query), "positive": self.text(doc)}
         return row | ({"score": self.score[query, doc]} if scores else {"label": int(is_positive)})
 
-    def _flag(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> list[Row]:
-        if not positives or not negatives:
-            return []
+    def _flagembedding(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         row: Row = {
             "query": self.query(query),
             "pos": [self.text(doc) for doc in positives],
@@ -155,4 +163,119 @@ class Case:
         }
         if scores:
             row |= {"pos_scores": self._scores(query, positives), "neg_scores": self._scores(query, negatives)}
-        return [row]
+        return row
+
+    def _run(self, name: str, query: int, negatives: list[int]) -> list[Row]:
+        scored = [(str(query), str(doc), slot + 1, self.n - slot) for slot, doc in enumerate(negatives)]
+        if name == "trec":
+            return [{"line": f"{qid} Q0 {docid} {rank} {score} raymine"} for qid, docid, rank, score in scored]
+        return [{"qid": qid, "docid": docid, "score": score} for qid, docid, _, score in scored]
+
+    def _arctic(self, query: int, positives: list[int], negatives: list[int]) -> list[Row]:
+        signed = [(doc, 1) for doc in positives] + [(doc, -1) for doc in negatives]
+        return [{"QUERY_ID": str(query), "DOCUMENT_ID": str(doc), "RELEVANCE": sign} for doc, sign in signed]
+
+    def _margin(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
+        rows = self._triplet(query, positive, beside, False)
+        return [row | {"label": self._difference(query, positive, doc)} for row, doc in zip(rows, beside, strict=True)]
+
+    def _gpl_margins(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
+        return [
+            {
+                "qid": str(query),
+                "pos": str(positive),
+                "neg": str(doc),
+                "margin": self._difference(query, positive, doc),
+            }
+            for doc in beside
+        ]
+
+    def _difference(self, query: int, positive: int, doc: int) -> float:
+        return float(self.score[query, positive] or 0) - float(self.score[query, doc] or 0)
+
+    def _ance(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
+        row = {"qid": str(query), "pos": str(positive), "neg": ",".join(map(str, beside))}
+        return [row] if beside else []
+
+    def _ms_swift(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
+        def message(text: str) -> list[Row]:
+            return [{"role": "user", "content": text}]
+
+        row = {
+            "messages": message(self.query(query)),
+            "positive_messages": [message(self.text(positive))],
+            "negative_messages": [message(self.text(doc)) for doc in beside],
+        }
+        return [row] if beside else []
+
+    def _listwise(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        both = positives + negatives
+        row = {"query": self.query(query), "documents": [self.text(doc) for doc in both]}
+        return row | {"scores": self._scores(query, both), "num_positives": len(positives)}
+
+    def _pylate(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        both = positives + negatives
+        ids = [str(doc) for doc in both]
+        return {"query_id": str(query), "document_ids": ids, "scores": self._scores(query, both)}
+
+    def _tevatron(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        def passages(docs: list[int]) -> list[Row]:
+            return [{"docid": str(doc), "title": "", "text": self.text(doc)} for doc in docs]
+
+        row = {"query_id": str(query), "query": self.query(query)}
+        return row | {"positive_passages": passages(positives), "negative_passages": passages(negatives)}
+
+    def _tevatron_v2(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        return {
+            "query_id": str(query),
+            "query_text": self.query(query),
+            "positive_document_ids": [str(doc) for doc in positives],
+            "negative_document_ids": [str(doc) for doc in negatives],
+        }
+
+    def _dpr(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        def contexts(docs: list[int]) -> list[Row]:
+            return [
+                {
+                    "title": "",
+                    "text": self.text(doc),
+                    "score": self.score[query, doc] if scores else 0.0,
+                    "title_score": 0.0,
+                    "passage_id": str(doc),
+                }
+                for doc in docs
+            ]
+
+        row = {"question": self.query(query), "answers": [], "positive_ctxs": contexts(positives)}
+        return row | {"negative_ctxs": [], "hard_negative_ctxs": contexts(negatives)}
+
+    def _gpl(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        pos, neg = ([str(doc) for doc in side] for side in (positives, negatives))
+        return {"qid": str(query), "pos": pos, "neg": {"raymine": neg}}
+
+    def _automodel(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        pos, neg = ([self.text(doc) for doc in side] for side in (positives, negatives))
+        return {"question": self.query(query), "pos_doc": pos, "neg_doc": neg}
+
+    def _simlm(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        def documents(docs: list[int]) -> Row:
+            values = self._scores(query, docs) if scores else [0.0] * len(docs)
+            return {"doc_id": [str(doc) for doc in docs], "score": values}
+
+        row = {"query_id": str(query), "query": self.query(query), "answers": []}
+        return row | {"positives": documents(positives), "negatives": documents(negatives)}
+
+    def _simans(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        def joined(docs: list[int]) -> str:
+            return ",".join(f"{doc} {np.float32(self.score[query, doc])!s}" for doc in docs)
+
+        row = {"qid": str(query), "query": self.query(query)}
+        return row | {"pos": joined(positives), "neg": joined(negatives)}
+
+    def _msmarco(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        def scored(docs: list[int]) -> list[Any]:
+            if not scores:
+                return [str(doc) for doc in docs]
+            return [{"pid": str(doc), "ce-score": self.score[query, doc]} for doc in docs]
+
+        return {"qid": str(query), "pos": scored(positives), "neg": {"raymine": scored(negatives)}}

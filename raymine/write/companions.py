@@ -1,0 +1,65 @@
+"""Files of texts beside formats whose rows name documents and queries by id (base.Companions)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raymine import schemas, storage
+from raymine.artifacts import Record, Task
+from raymine.lookup import distinct
+from raymine.storage import Shard
+
+
+class WriteDocuments:
+    """Stage: the selected documents of one document shard, as JSON lines. Nothing where they have no texts.
+
+    Args:
+        pairs: paths of Select's pairs, bucketed by document shard.
+        keys: of a document's id and text.
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self, pairs: Sequence[str], keys: tuple[str, str]) -> None:
+        self.pairs, self.keys = pairs, keys
+
+    def __call__(self, task: Task) -> Record:
+        """Writes those of shard `corpus` (path), which is number `bucket` and begins at `first_row`."""
+        inputs: dict[str, Any] = task.inputs
+        pairs = storage.read_buckets(self.pairs, inputs["bucket"], schemas.PAIRS)
+        rows = distinct(pairs["doc_row"].to_numpy()) - inputs["first_row"]
+        corpus = storage.read_table(inputs["corpus"], ["doc_id", "text"]) if len(rows) else schemas.CORPUS.empty_table()
+        return _written(f"{task.output}.jsonl", self.keys, corpus["doc_id"].take(rows), corpus["text"].take(rows))
+
+
+class WriteQueries:
+    """Stage: the emitted queries of one block, as JSON lines.
+
+    Args:
+        keys: of a query's id and text.
+    """
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self, keys: tuple[str, str]) -> None:
+        self.keys = keys
+
+    def __call__(self, task: Task) -> Record:
+        """Writes those of the block, from the paths `queries` and `shortfall`."""
+        queries = storage.read_table(task.inputs["queries"], ["query_id", "text"])
+        rows = np.flatnonzero(storage.read_table(task.inputs["shortfall"], ["is_emitted"])["is_emitted"].to_numpy())
+        return _written(f"{task.output}.jsonl", self.keys, queries["query_id"].take(rows), queries["text"].take(rows))
+
+
+def _written(path: str, keys: tuple[str, str], ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> Record:
+    rows = zip(ids.to_pylist(), texts.to_pylist(), strict=True)
+    lines = (json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) + "\n" for row in rows if row[1])
+    shard: Shard = storage.write_file(path, (line.encode() for line in lines))
+    return Record([shard], rows_in=len(ids), rows_out=shard.num_rows)
