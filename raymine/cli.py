@@ -237,6 +237,48 @@ def _pick_round(workspace: str, number: int | None) -> Any:
 
 
 @app.command()
+def export(
+    workspace: Annotated[str, typer.Argument(help="Folder or URL.")],
+    formats: Annotated[list[str], typer.Option("--format", metavar="NAME", help="Trainer's format; may be repeated.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for a copy.")] = None,
+    number: Annotated[int | None, typer.Option("--round", help="Default: the last finished one.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key of `select` or `write` of the round."),
+    ] = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Other formats, filters or samples from a finished round's verdicts, without mining again."""
+    from dataclasses import asdict
+
+    from raymine.console import ProgressWatcher
+    from raymine.executor import make_executor
+    from raymine.export import export as make_export
+
+    found, watcher = _pick_round(workspace, number), ProgressWatcher(say())
+    try:
+        with make_executor(executor, address) as runner:
+            made = make_export(found, formats, runner, tuple(override or ()), output, watcher)
+    finally:
+        watcher.close()
+    if as_json:
+        print(json.dumps(asdict(made)))
+        return
+    console = out()
+    console.print(f"{made.num_negatives:,} negatives of round {found.number}", highlight=False)
+    for name, rows in made.rows.items():
+        console.print(f"{name}: {rows:,} rows in {made.path}/{name}", highlight=False, soft_wrap=True)
+    if made.num_unscored:
+        console.print(
+            f"{made.num_unscored:,} candidates that are let through have no teacher score: a filter of the round took "
+            "them before the teacher was asked",
+            highlight=False,
+        )
+
+
+@app.command()
 def init(folder: Annotated[Path, typer.Argument(help="Folder with data.")]) -> None:
     """Writes a commented config for the data it finds in a folder."""
     from raymine.init import write_config

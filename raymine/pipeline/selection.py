@@ -73,8 +73,17 @@ def rescore(context: Context, pairs: list[Shard]) -> list[Shard]:
     return context.run(Step("rescore", Rescore, settings, identity, tasks, resources, unit="pairs")).shards
 
 
-def select(context: Context, verdicts: list[Shard], teacher_scores: list[Shard] | None) -> list[Done]:
-    """Verdicts, negatives, shortfalls and the pairs to write, into the round's folder."""
+def select(
+    context: Context, verdicts: list[Shard], teacher_scores: list[Shard] | None, stage: type[Select] = Select
+) -> list[Done]:
+    """Verdicts, negatives, shortfalls and the pairs to write, into the round's folder.
+
+    Args:
+        context: the round.
+        verdicts: the prefilter's; with SelectAgain those of a finished round.
+        teacher_scores: None where there are none, or the verdicts have them.
+        stage: Select or SelectAgain.
+    """
     sample, tables = context.config.select.sample, context.tables
     shared = {
         **_selection(context),
@@ -104,7 +113,8 @@ def select(context: Context, verdicts: list[Shard], teacher_scores: list[Shard] 
         "queries": contents(tables.queries),
     }
     tasks = context.block_tasks(({"verdicts": shard.path} for shard in verdicts), prefix="part")
-    step = Step("select", Select, settings, identity, tasks, LIGHT, folder=context.folder, unit="candidates")
+    name = "select" if stage is Select else "select_again"
+    step = Step(name, stage, settings, identity, tasks, LIGHT, folder=context.folder, unit="candidates")
     done = context.run(step).done
     context.facts["selection"] = [each.info for each in done]
     return done

@@ -22,6 +22,7 @@ from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.config import FilterConfig, SampleConfig
 from raymine.lookup import pair_positions
+from raymine.select.always import ALWAYS
 from raymine.select.base import Candidates, without_non_finite
 from raymine.select.kinds import kinds
 from raymine.select.relative import each_filters, forbidden, unbounded_queries
@@ -179,7 +180,7 @@ class Select:
             `shortfall: error`, a problem line per query that is short.
         """
         inputs: dict[str, Any] = task.inputs
-        verdicts = storage.read_table(inputs["verdicts"])
+        verdicts = self._verdicts(inputs["verdicts"])
         query_ids = storage.read_table(inputs["queries"], ["query_id"])["query_id"].to_pylist()
         scores = None
         if self.teacher_scores is not None:
@@ -194,6 +195,9 @@ class Select:
             bytes_in=verdicts.nbytes,
             info=self._info(selected),
         )
+
+    def _verdicts(self, path: str) -> pa.Table:
+        return storage.read_table(path)
 
     def _write(self, selected: Selected, output: str) -> list[storage.Shard]:
         folder, key = output.rsplit("/", 1)
@@ -222,5 +226,25 @@ class Select:
             "num_queries": shortfall.num_rows,
             "num_queries_short": int(np.count_nonzero(shortfall["num_missing"].to_numpy())),
             "num_queries_left_out": int(np.count_nonzero(~shortfall["is_emitted"].to_numpy())),
+            "num_without_teacher_score": self._num_unscored(selected.verdicts),
             "num_queries_without_positive_score": unbounded_queries(Candidates(selected.verdicts), self.how.filters),
         }
+
+    def _num_unscored(self, verdicts: pa.Table) -> int:
+        """Kept candidates that the teacher, where selection goes by it, has not scored."""
+        if self.how.default_score != "teacher":
+            return 0
+        is_kept = verdicts["dropped_by"].is_null()
+        return int(pc.sum(pc.and_(is_kept, verdicts["teacher_score"].is_null())).as_py() or 0)
+
+
+class SelectAgain(Select):
+    """Stage: as Select, from the verdicts of a finished round, with other filters or sampling. No model is asked."""
+
+    def _verdicts(self, path: str) -> pa.Table:
+        """The verdicts without those of the round's filters, and with those of the new ones that need no teacher."""
+        verdicts = storage.read_table(path)
+        codes = from_column(verdicts["dropped_by"])
+        codes = np.where(codes < len(ALWAYS), codes, KEPT)
+        filters = [config for config in self.how.filters if not needs_teacher(config)]
+        return with_codes(verdicts, apply_filters(codes, Candidates(verdicts), filters))
