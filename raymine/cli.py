@@ -279,11 +279,26 @@ def export(
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(help="Folder with data.")]) -> None:
+def recipes(name: Annotated[str | None, typer.Argument(help="Prints this one.")] = None) -> None:
+    """How others choose negatives, as a few lines of config each: lists them, or prints one."""
+    from raymine import recipes as known
+
+    if name is not None:
+        print(known.recipe(name), end="")
+        return
+    for each in known.names():
+        print(f"{each:14}{known.recipe(each).splitlines()[0].removeprefix('# ')}")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder with data.")],
+    recipe: Annotated[str | None, typer.Option(help="One of `raymine recipes`; default: raymine's own choice.")] = None,
+) -> None:
     """Writes a commented config for the data it finds in a folder."""
     from raymine.init import write_config
 
-    path, notes = write_config(folder)
+    path, notes = write_config(folder, recipe)
     console = out()
     for note in notes:
         console.print(note, highlight=False)

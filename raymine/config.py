@@ -341,6 +341,7 @@ class SampleConfig(Section):
         strategy: top (best score first), random, softmax (drawn with weights exp(score / temperature)), simans (drawn
             with weights exp(-a (s - p - b)^2), p the positive's score), or stratified (quotas). What is drawn is seeded
             by seed, round and query id.
+        pool: only so many of each query, the best by that score, may be drawn; null: all that are kept.
         score: what the strategy goes by; null: the teacher's if there is one, else the first source's.
         shortfall: what to do with a query that gets fewer than n: keep it, drop it, or stop with an error.
         semi_hard_margin: a negative scoring within this share of the positive's score is semi_hard, below it hard.
@@ -353,6 +354,7 @@ class SampleConfig(Section):
 
     n: int = Field(default=8, ge=1, le=32767)
     strategy: Literal["top", "random", "softmax", "simans", "stratified"] = "top"
+    pool: int | None = Field(default=None, ge=1)
     score: Score | None = None
     shortfall: Literal["keep", "drop", "error"] = "keep"
     semi_hard_margin: float = Field(default=0.05, ge=0)
@@ -367,6 +369,8 @@ class SampleConfig(Section):
         for name, strategy in KEYS_OF_STRATEGY.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.strategy != strategy:
                 raise ValueError(f"`{name}` goes with `strategy: {strategy}`, not with {self.strategy}")
+        if self.pool is not None and self.pool < self.n:
+            raise ValueError(f"`pool` is {self.pool}, expected at least n = {self.n}")
         if self.strategy == "stratified" and not 0 < sum(self.quotas.values()) <= self.n:
             raise ValueError(f"`quotas` ask for {sum(self.quotas.values())} negatives, expected 1 to n = {self.n}")
         return self

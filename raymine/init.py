@@ -10,10 +10,13 @@ import json
 from pathlib import Path
 
 from raymine.errors import InputError
+from raymine.recipes import recipe
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 QUERY_COLUMNS = ("query", "question", "anchor", "title")
 POSITIVE_COLUMNS = ("positive", "answer", "document", "passage", "text", "abstract")
+
+MODEL, TEACHER = "sentence-transformers/all-MiniLM-L6-v2", "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 HEAD = """\
 # What raymine mines from, and how. Paths are relative to this file. Mine with: raymine mine {name}
@@ -34,31 +37,39 @@ select:
     - {{kind: max_relative_score, of_positive: 0.95}}       # nearly as good as the positive: likely relevant
     - {{kind: skip_top, n: 5}}                              # the first ranks of the embedder are the riskiest
   sample: {{n: 8, strategy: top}}         # negatives per query
-write: {{formats: [triplet]}}             # n-tuple, labeled-pair, labeled-list, flagembedding; scores: true adds scores
+write: {{formats: [triplet]}}             # or n-tuple, flagembedding, tevatron, dpr ...; scores: true adds scores
 # cost: {{gpu_hour_usd: 2.5, cpu_hour_usd: 0.04}}           # prices for the account of what a round cost
 """
 
 
-def write_config(folder: Path) -> tuple[Path, list[str]]:
+def write_config(folder: Path, recipe_name: str | None = None) -> tuple[Path, list[str]]:
     """Writes `mine.yaml` into a folder with data.
+
+    Args:
+        folder: with the data.
+        recipe_name: of raymine.recipes; None: raymine's own choice.
 
     Returns:
         The config's path, and a line per thing that was found.
 
     Raises:
         InputError: the folder is not there, holds nothing that can be mined, or has a mine.yaml already.
+        ConfigError: there is no such recipe.
     """
+    tail = TAIL.format(model=MODEL) if recipe_name is None else filled(recipe(recipe_name))
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder", expected="a folder with a corpus, queries and positives")
     path = folder / "mine.yaml"
     if path.exists():
         raise InputError(f"{path} exists", expected="a folder without one", fix="edit it, or remove it first")
     lines, notes = _beir(folder) or _pairs(folder) or _nothing(folder)
-    text = (
-        HEAD.format(name=path) + "\n".join(lines) + "\n" + TAIL.format(model="sentence-transformers/all-MiniLM-L6-v2")
-    )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(HEAD.format(name=path) + "\n".join(lines) + "\n" + tail, encoding="utf-8")
     return path, notes
+
+
+def filled(text: str) -> str:
+    """A recipe with models in it."""
+    return text.replace("MODEL", MODEL).replace("TEACHER", TEACHER) + "write: {formats: [triplet]}\n"
 
 
 def _find(folder: Path, stem: str) -> Path | None:

@@ -150,6 +150,9 @@ def _sampled(
     seeds = query_seeds(how.seed, how.round_number, query_ids)
     score = how.sample.score or how.default_score
     draw = Draw(how.sample, score, how.default_score, how.sources, seeds, first_row)
+    if how.sample.pool is not None:
+        rows, keys = SAMPLERS["top"](candidates, kept, draw)
+        kept = np.sort(rows[first_slots(candidates.query_row[rows], keys, how.sample.pool)[0]])
     rows, keys = SAMPLERS[how.sample.strategy](candidates, kept, draw)
     positions, slots = first_slots(candidates.query_row[rows], keys, how.sample.n)
     return rows[positions], slots
