@@ -11,6 +11,7 @@ from __future__ import annotations
 from raymine.config import Config
 from raymine.config_file import load_config
 from raymine.errors import ConfigError, InputError, ResourceError, UserError, WorkspaceError
+from raymine.hard_negatives import mine_hard_negatives
 from raymine.rounds import Round
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "WorkspaceError",
     "load_config",
     "mine",
+    "mine_hard_negatives",
 ]
 
 
