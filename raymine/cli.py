@@ -279,6 +279,41 @@ def export(
 
 
 @app.command()
+def audit(
+    paths: Annotated[list[str], typer.Argument(help="Files or folders of training rows, of any format.")],
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(help="BEIR folder whose test queries and relevant documents must not be trained on."),
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="JSON lines of the documents, to resolve ids.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Is a training set clean? Exits with 1 if a hard rule is broken."""
+    from dataclasses import asdict
+
+    from raymine.audit import audit as make_audit
+    from raymine.audit.evaluation import ids_of, texts_of
+    from raymine.console import audit_table
+
+    queries, documents = texts_of(evaluation or [])
+    found = make_audit(paths, queries, documents, None if corpus is None else ids_of(corpus))
+    if as_json:
+        print(json.dumps({**asdict(found), "is_clean": found.is_clean}))
+    else:
+        console = out()
+        console.print(
+            f"{found.num_rows:,} rows, {found.num_queries:,} queries, {found.num_negatives:,} negatives",
+            highlight=False,
+        )
+        console.print(audit_table(found))
+        for check in found.checks:
+            for example in check.examples if check.is_hard else []:
+                console.print(f"{check.name}: {example}", highlight=False, markup=False, soft_wrap=True)
+    if not found.is_clean:
+        raise typer.Exit(1)
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Prints this one.")] = None) -> None:
     """How others choose negatives, as a few lines of config each: lists them, or prints one."""
     from raymine import recipes as known

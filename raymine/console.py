@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -14,6 +14,9 @@ from raymine.artifacts import Step, StepResult
 from raymine.ledger import StepCost
 
 PLAIN_LINE_EVERY_S = 10.0
+
+if TYPE_CHECKING:
+    from raymine.audit import Audit
 
 
 class ProgressWatcher:
@@ -101,6 +104,20 @@ def count(number: int) -> str:
         if number >= size_of_unit:
             return f"{number / size_of_unit:.1f} {unit}"
     return f"{number:,}"
+
+
+def audit_table(found: Audit) -> Table:
+    """What was looked for, how often it was found, among how many, and whether that fails the audit."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("check", no_wrap=True)
+    for name in ("found", "of", "share", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for check in found.checks:
+        share = f"{check.found / check.of:.2%}" if check.of else "-"
+        verdict = ("broken" if check.found else "ok") if check.is_hard else ""
+        style = "bold red" if verdict == "broken" else ""
+        table.add_row(check.name, f"{check.found:,}", f"{check.of:,}", share, verdict, style=style)
+    return table
 
 
 def cost_table(costs: Sequence[StepCost]) -> Table:

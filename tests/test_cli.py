@@ -186,3 +186,11 @@ def test_init_says_what_it_looked_for(tmp_path: Path) -> None:
     """An empty folder is no data."""
     done = raymine("init", ".", folder=tmp_path)
     assert done.returncode == 2 and "corpus.jsonl, queries.jsonl and qrels/train.tsv" in done.stderr
+
+
+def test_recipes_are_listed_and_printed() -> None:
+    """A line each; one of them as the YAML to copy."""
+    listed = raymine("recipes").stdout.splitlines()
+    assert len(listed) >= 10 and any(line.startswith("nv-retriever  NV-Retriever (Moreira") for line in listed)
+    assert yaml.safe_load(raymine("recipes", "bge").stdout)["select"]["sample"] == {"n": 15, "strategy": "random"}
+    assert raymine("recipes", "bgee").returncode == 2

@@ -53,6 +53,7 @@ def test_the_commands_are_known() -> None:
         "raymine mine data/mine.yaml",
         "raymine status data/workspace",
         "raymine inspect data/workspace",
+        "raymine audit data/workspace/rounds/0001/shards/triplet",
         "raymine export data/workspace",
         "ray job submit",
     ]
@@ -67,7 +68,7 @@ def test_make_demo_and_make_test_are_what_they_say() -> None:
 
 def test_the_commands_on_your_data(folder: Path, static_model: str) -> None:
     """In the README's order, with a model that is at hand."""
-    for command in commands()[2:8]:
+    for command in commands()[2:9]:
         shown = run(command.replace("mine.yaml", f"mine.yaml --set embed.model={static_model}"), folder)
         assert shown
     assert (folder / "data" / "workspace" / "rounds" / "0001" / "shards" / "triplet").is_dir()

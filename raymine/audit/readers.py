@@ -1,0 +1,214 @@
+"""Training sets of any format, ours or a peer's, as one kind of row.
+
+A format is known by its columns: sentence-transformers' four, FlagEmbedding, tevatron (both), DPR, GPL, PyLate,
+Automodel, Arctic, SimLM, ms-swift, MS MARCO style, raymine's `margin` and `listwise`, from Parquet, JSON lines or JSON
+arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raymine import storage
+from raymine.errors import InputError
+
+SUFFIXES = (".parquet", ".jsonl", ".json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row.
+
+    Args:
+        query: text or id.
+        positives: texts or ids.
+        negatives: likewise.
+        positive_scores: of the positives; empty where there are none.
+        negative_scores: likewise.
+        by_id: documents are named by id.
+    """
+
+    query: str
+    positives: list[str]
+    negatives: list[str]
+    positive_scores: list[Any] = field(default_factory=list)
+    negative_scores: list[Any] = field(default_factory=list)
+    by_id: bool = False
+
+
+Made = Mapping[str, Any]
+Reader = Callable[[Made, list[str]], Row]
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _labeled(row: Made, names: list[str]) -> Row:
+    """A pair or a list with labels or scores; of scores alone the first document is the positive."""
+    documents = _list(row[names[1]])
+    scores = _list(row.get("scores", row.get("score"))) if "scores" in row or "score" in row else []
+    if "label" in row or "labels" in row:
+        labels = _list(row.get("labels", row.get("label")))
+        sides = [[doc for doc, label in zip(documents, labels, strict=True) if bool(label > 0) is is_positive]
+                 for is_positive in (True, False)]  # fmt: skip
+        return Row(row[names[0]], sides[0], sides[1])
+    return Row(row[names[0]], documents[:1], documents[1:], scores[:1], scores[1:])
+
+
+def _tuple(row: Made, names: list[str]) -> Row:
+    negatives = [row[name] for name in names if re.fullmatch(r"negative(_\d+)?", name)]
+    scores = list(row.get("scores") or [])
+    return Row(row[names[0]], [row[names[1]]], negatives, scores[:1], scores[1:])
+
+
+def _flagembedding(row: Made, names: list[str]) -> Row:
+    scores = [list(row.get(name) or []) for name in ("pos_scores", "neg_scores")]
+    return Row(row["query"], row["pos"], row["neg"], scores[0], scores[1])
+
+
+def _tevatron(row: Made, names: list[str]) -> Row:
+    sides = [[passage["text"] for passage in row[name]] for name in ("positive_passages", "negative_passages")]
+    return Row(row["query"], sides[0], sides[1])
+
+
+def _tevatron_v2(row: Made, names: list[str]) -> Row:
+    return Row(row["query_text"], row["positive_document_ids"], row["negative_document_ids"], by_id=True)
+
+
+def _dpr(row: Made, names: list[str]) -> Row:
+    negatives = [*row.get("negative_ctxs", []), *row["hard_negative_ctxs"]]
+    return Row(row["question"], [c["text"] for c in row["positive_ctxs"]], [c["text"] for c in negatives])
+
+
+def _msmarco(row: Made, names: list[str]) -> Row:
+    """GPL's and MS MARCO's: ids, or ids with scores, of one or more systems."""
+
+    def split(found: list[Any]) -> tuple[list[str], list[Any]]:
+        if found and isinstance(found[0], Mapping):
+            return [str(each["pid"]) for each in found], [each["ce-score"] for each in found]
+        return [str(each) for each in found], []
+
+    positives, negatives = split(row["pos"]), split([each for system in row["neg"].values() for each in system or []])
+    return Row(str(row["qid"]), positives[0], negatives[0], positives[1], negatives[1], by_id=True)
+
+
+def _pylate(row: Made, names: list[str]) -> Row:
+    ids, scores = list(row["document_ids"]), list(row["scores"])
+    return Row(row["query_id"], ids[:1], ids[1:], scores[:1], scores[1:], by_id=True)
+
+
+def _listwise(row: Made, names: list[str]) -> Row:
+    n = row["num_positives"]
+    return Row(row["query"], row["documents"][:n], row["documents"][n:], row["scores"][:n], row["scores"][n:])
+
+
+def _automodel(row: Made, names: list[str]) -> Row:
+    return Row(row.get("question") or row["query"], _list(row["pos_doc"]), _list(row["neg_doc"]))
+
+
+def _arctic(row: Made, names: list[str]) -> Row:
+    sides = ([row["DOCUMENT_ID"]] if row["RELEVANCE"] > 0 else [], [row["DOCUMENT_ID"]] if row["RELEVANCE"] < 0 else [])
+    return Row(row["QUERY_ID"], *sides, by_id=True)
+
+
+def _simlm(row: Made, names: list[str]) -> Row:
+    positives, negatives = row["positives"], row["negatives"]
+    return Row(
+        row["query"], positives["doc_id"], negatives["doc_id"], positives["score"], negatives["score"], by_id=True
+    )
+
+
+def _ms_swift(row: Made, names: list[str]) -> Row:
+    def text(messages: list[Any]) -> str:
+        return "\n".join(message["content"] for message in messages)
+
+    return Row(
+        text(row["messages"]),
+        [text(messages) for messages in row["positive_messages"]],
+        [text(messages) for messages in row["negative_messages"]],
+    )
+
+
+# Columns that tell a format, in the order in which they are looked for.
+READERS: tuple[tuple[frozenset[str], Reader], ...] = (
+    (frozenset({"query", "pos", "neg"}), _flagembedding),
+    (frozenset({"positive_passages", "negative_passages"}), _tevatron),
+    (frozenset({"positive_document_ids", "negative_document_ids"}), _tevatron_v2),
+    (frozenset({"positive_ctxs", "hard_negative_ctxs"}), _dpr),
+    (frozenset({"qid", "pos", "neg"}), _msmarco),
+    (frozenset({"query_id", "document_ids", "scores"}), _pylate),
+    (frozenset({"query", "documents", "num_positives"}), _listwise),
+    (frozenset({"pos_doc", "neg_doc"}), _automodel),
+    (frozenset({"QUERY_ID", "DOCUMENT_ID", "RELEVANCE"}), _arctic),
+    (frozenset({"positives", "negatives", "query"}), _simlm),
+    (frozenset({"messages", "positive_messages", "negative_messages"}), _ms_swift),
+)
+
+
+def reader_of(names: list[str], path: str) -> Reader:
+    """The reader of a format.
+
+    Raises:
+        InputError: no format has these columns.
+    """
+    for columns, reader in READERS:
+        if columns <= set(names):
+            return reader
+    if any(re.fullmatch(r"negative(_1)?", name) for name in names) and len(names) > 2:
+        return _tuple
+    if len(names) > 2 and names[2] in ("label", "labels", "score", "scores"):
+        return _labeled
+    raise InputError(
+        f"{path}: not a training set of a known format",
+        got=f"columns {', '.join(names)}",
+        expected="the columns of a format that raymine writes, or of its trainer",
+        fix="audit the files that the trainer reads",
+    )
+
+
+def files_of(paths: list[str]) -> list[str]:
+    """The files behind some paths: of folders all that may be training sets, but for texts beside them.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = []
+    for path in map(storage.absolute, paths):
+        inside = [file for suffix in SUFFIXES for file in storage.list_files(path, suffix)]
+        shards = [file for file in inside if not re.search(r"/(documents|queries)/[^/]*$|index\.json$", file)]
+        if not shards and not (path.endswith(SUFFIXES) and storage.exists(path)):
+            raise InputError(f"{path}: no training set there", expected=f"a file or folder of {', '.join(SUFFIXES)}")
+        found += sorted(shards) or [path]
+    return found
+
+
+def rows(path: str) -> Iterator[Row]:
+    """The rows of a file.
+
+    Raises:
+        InputError: no format has its columns.
+    """
+    reader: Reader | None = None
+    for made in _plain(path):
+        names = list(made)
+        if reader is None:
+            reader = reader_of(names, path)
+        yield reader(made, names)
+
+
+def _plain(path: str) -> Iterator[Made]:
+    if path.endswith(".parquet"):
+        with storage.parquet_file(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    elif path.endswith(".json"):
+        yield from json.loads(storage.read_bytes(path))
+    else:
+        for line in storage.read_bytes(path).splitlines():
+            if line.strip():
+                yield json.loads(line)
