@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,18 @@ from raymine.hard_negatives import weights_of
 FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
 
 
+@cache
+def drawn(text: str, dim: int) -> np.ndarray:
+    """A vector that texts with the same beginning (before `|`) share in part."""
+    topic, own = (np.random.default_rng(list(part.encode())) for part in (text.split("|")[0], text))
+    return topic.standard_normal(dim) + 0.5 * own.standard_normal(dim)
+
+
+@cache
+def judged(query: str, document: str) -> float:
+    return float(np.random.default_rng(list(f"{query}#{document}".encode())).standard_normal())
+
+
 class Card:
     base_model = None
 
@@ -29,7 +42,7 @@ class Stub(SentenceTransformer):
 
     Args:
         dim: of the vectors.
-        sign: -1: all similarities to positives are likely to be negative.
+        shift: added to queries and taken off documents, so that most similarities are negative.
     """
 
     def __init__(self, dim: int = 16, shift: float = 0.0) -> None:
@@ -40,12 +53,7 @@ class Stub(SentenceTransformer):
 
     def _vectors(self, texts: list[str], prompt: str | None, sign: float) -> np.ndarray:
         self.num_encoded += len(texts)
-        made = []
-        for text in texts:
-            draw = np.random.default_rng(list(f"{prompt or ''}{text.split('|')[0]}".encode()))
-            own = np.random.default_rng(list(f"{prompt or ''}{text}".encode()))
-            made.append(draw.standard_normal(self.dim) + 0.5 * own.standard_normal(self.dim) + sign * self.shift)
-        vectors = np.array(made, np.float32)
+        vectors = np.array([drawn(f"{prompt or ''}{text}", self.dim) for text in texts], np.float32) + sign * self.shift
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def encode_query(
@@ -66,9 +74,7 @@ class Teacher:
     """Pairs to fixed scores."""
 
     def predict(self, pairs: list[tuple[str, str]], **_: Any) -> torch.Tensor:
-        return torch.tensor(
-            [np.random.default_rng(list(f"{a}#{b}".encode())).standard_normal() for a, b in pairs], dtype=torch.float32
-        )
+        return torch.tensor([judged(query, document) for query, document in pairs], dtype=torch.float32)
 
 
 @st.composite
