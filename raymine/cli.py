@@ -10,7 +10,8 @@ import atexit
 import json
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -67,17 +68,25 @@ def default_workspace(config: str) -> str:
     return storage.join(storage.absolute(config).rsplit("/", 1)[0], "workspace")
 
 
-def _mine(config: Any, workspace: str, executor: str, address: str | None, as_json: bool) -> Any:
-    from raymine import rounds
+@contextmanager
+def _running(executor: str, address: str | None) -> Iterator[tuple[Any, Any]]:
+    """An executor, and a watcher that shows progress on stderr."""
     from raymine.console import ProgressWatcher
     from raymine.executor import make_executor
 
     watcher = ProgressWatcher(say())
     try:
         with make_executor(executor, address) as runner:
-            found = rounds.mine(config, workspace, runner, watcher)
+            yield runner, watcher
     finally:
         watcher.close()
+
+
+def _mine(config: Any, workspace: str, executor: str, address: str | None, as_json: bool) -> Any:
+    from raymine import rounds
+
+    with _running(executor, address) as (runner, watcher):
+        found = rounds.mine(config, workspace, runner, watcher)
     if as_json:
         print(json.dumps(round_summary(found)))
     else:
@@ -146,16 +155,11 @@ def plan(
     from dataclasses import asdict
 
     from raymine.config_file import load_config
-    from raymine.console import ProgressWatcher
-    from raymine.executor import make_executor
     from raymine.plan import plan as make_plan
 
-    loaded, watcher = load_config(config, tuple(override or ())), ProgressWatcher(say())
-    try:
-        with make_executor(executor, address) as runner:
-            found = make_plan(loaded, workspace or default_workspace(config), runner, watcher)
-    finally:
-        watcher.close()
+    loaded = load_config(config, tuple(override or ()))
+    with _running(executor, address) as (runner, watcher):
+        found = make_plan(loaded, workspace or default_workspace(config), runner, watcher)
     if as_json:
         print(json.dumps(asdict(found)))
         return
@@ -253,16 +257,11 @@ def export(
     """Other formats, filters or samples from a finished round's verdicts, without mining again."""
     from dataclasses import asdict
 
-    from raymine.console import ProgressWatcher
-    from raymine.executor import make_executor
     from raymine.export import export as make_export
 
-    found, watcher = _pick_round(workspace, number), ProgressWatcher(say())
-    try:
-        with make_executor(executor, address) as runner:
-            made = make_export(found, formats, runner, tuple(override or ()), output, watcher)
-    finally:
-        watcher.close()
+    found = _pick_round(workspace, number)
+    with _running(executor, address) as (runner, watcher):
+        made = make_export(found, formats, runner, tuple(override or ()), output, watcher)
     if as_json:
         print(json.dumps(asdict(made)))
         return

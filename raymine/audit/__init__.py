@@ -6,7 +6,7 @@ of the evaluation, an id that no document has. The others are counts to judge by
 of word trigrams), rows with fewer negatives than most, and negatives that score above the positive: what the scores,
 if they are a teacher's, hold for mislabelled.
 
-Two passes over the rows; in memory are 16 bytes per distinct (query, positive).
+Two passes over the rows; in memory is a hash per distinct (query, positive), and a JSON array as a whole.
 """
 
 from __future__ import annotations

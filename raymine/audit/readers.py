@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raymine import storage
+from raymine.corpus.lines import lines
 from raymine.errors import InputError
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -209,6 +210,5 @@ def _plain(path: str) -> Iterator[Made]:
     elif path.endswith(".json"):
         yield from json.loads(storage.read_bytes(path))
     else:
-        for line in storage.read_bytes(path).splitlines():
-            if line.strip():
-                yield json.loads(line)
+        for _, line in lines(path):
+            yield json.loads(line)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raymine.index.compiled import compiled
+from raymine.compiled import compiled
 
 HASH_START = np.uint64(0xCBF29CE484222325)  # FNV-1a, by code point
 HASH_FACTOR = np.uint64(0x100000001B3)

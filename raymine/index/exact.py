@@ -2,9 +2,9 @@
 
 Documents are taken in chunks that fit in memory, once each; queries in tiles. A tile is multiplied with the chunk by
 index.first_pass, whose products are off by no more than a bound; index.race keeps those that may still belong to the k
-best so far. At the end of a chunk the survivors, k per query and a few, get their final score from index.scores and are
-merged with the hits of the chunks before by topk.merge_topk; the k-th best score is where the next chunk's threshold
-begins.
+best so far. At the end of a chunk the survivors, k per query and a few, get their final score from raymine.scores and
+are merged with the hits of the chunks before by topk.merge_topk; the k-th best score is where the next chunk's
+threshold begins.
 
 So the hits, their order and the bits of their scores depend neither on tiles and chunks, nor on the number of threads,
 the precision of the products or the kernels that compute them, nor on how documents are split into shards and parts.
@@ -146,7 +146,7 @@ def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, t
         race, scores_of = PlainRace(tile.matrix, *race_of, kth_scores, k), gathered_scores
     else:
         from raymine.index.race import Race  # compiled: importing it takes a second
-        from raymine.index.scores import final_scores
+        from raymine.scores import final_scores
 
         race, scores_of = Race(tile.matrix, chunk.matrix, *race_of, kth_scores, k), final_scores
     for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from raymine.index.first_pass import Rounded, bounds_of, threshold_below
 from raymine.vectors import Matrix
 
-PAIRS = 1 << 23  # of queries and documents, some 20 ns each
+PAIRS = 1 << 23  # of queries and documents; scifact has 4.2 million
 
 
 class PlainRace:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from raymine.compiled import compiled
 from raymine.index import first_pass
-from raymine.index.compiled import compiled
 from raymine.index.first_pass import Rounded
-from raymine.index.scores import final_scores
+from raymine.scores import final_scores
 from raymine.vectors import Matrix
 
 BLOCK = 64  # products compared before any of them is looked at by itself

@@ -3,7 +3,7 @@
 Both are priced in seconds of one core, from the documents, the queries and the dimensions; rates were measured on one
 core of an AMD EPYC with avx512_bf16, 500,000 documents of 256 dimensions:
 
-    exact   2 n q dim operations at EXACT_OPERATIONS_PER_S (6.0 s for 488,000 documents and 8,192 queries)
+    exact   2 n q dim operations at EXACT_OPERATIONS_PER_S (6.0 s for 488,000 documents and 8,192 queries in bfloat16)
     ivfpq   each document is assigned and encoded (BUILD_S: 9.9 s for 500,000, 2,828 lists, 128 codes); each query scans
             a tenth of the documents (SCAN_S), and merges and re-scores four times its hits (PAIR_S; see index.probes)
 

@@ -104,7 +104,7 @@ def score_pairs(
     if len(pairs[0]) <= FEW_PAIRS:
         scores[known] = gathered_scores(queries.matrix, docs.matrix, *pairs)
     else:
-        from raymine.index.scores import final_scores
+        from raymine.scores import final_scores
 
         scores[known] = final_scores(queries.matrix, docs.matrix, *pairs)
     return scores, known

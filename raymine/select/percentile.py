@@ -1,8 +1,7 @@
 """The filter by a score's percentile: the middle, between likely positives and what is too easy.
 
-A candidate's percentile is the share of the others that score lower: of its query's candidates, or of all queries'.
-Positives do not count, nor do candidates without the score; what the filters before the teacher took has no score of
-the teacher.
+A candidate's percentile is the share of its query's other candidates that score lower. Positives do not count, nor do
+candidates without the score; what the filters before the teacher took has no score of the teacher.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from raymine.lookup import pair_positions
 from raymine.select.always import ALWAYS
 from raymine.select.base import Candidates, without_non_finite
 from raymine.select.kinds import kinds
+from raymine.select.negatives import negatives_table
 from raymine.select.relative import each_filters, forbidden, unbounded_queries
 from raymine.select.samplers import SAMPLERS, Draw, first_slots, query_seeds
-from raymine.select.sampling import negatives_table
 from raymine.select.shortfall import shortfall_problems, shortfall_table
 from raymine.select.verdict import (
     KEPT,

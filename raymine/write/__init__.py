@@ -5,6 +5,7 @@ Adding a format: one function in one file, one line in FORMATS, its name in raym
 
 from __future__ import annotations
 
+from raymine.write.ance import ANCE, SIMANS
 from raymine.write.arctic import ARCTIC
 from raymine.write.automodel import AUTOMODEL
 from raymine.write.base import Format
@@ -16,8 +17,9 @@ from raymine.write.labeled_pair import LABELED_PAIR
 from raymine.write.listwise import LISTWISE, PYLATE
 from raymine.write.margin import MARGIN
 from raymine.write.ms_swift import MS_SWIFT
-from raymine.write.msmarco import ANCE, MSMARCO, SIMANS, TEVATRON_RUN, TREC
+from raymine.write.msmarco import MSMARCO
 from raymine.write.n_tuple import N_TUPLE
+from raymine.write.runs import TEVATRON_RUN, TREC
 from raymine.write.simlm import SIMLM
 from raymine.write.tevatron import TEVATRON, TEVATRON_V2
 from raymine.write.triplet import TRIPLET

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymine import schemas, storage
+from raymine import schemas, scores, storage
 from raymine.artifacts import Task
-from raymine.index import exact, first_pass, race, scores
+from raymine.index import exact, first_pass, race
 from raymine.topk import gathered_scores, merge_topk
 
 

@@ -12,7 +12,7 @@ from write_cases import Case
 
 from raymine import schemas, storage
 from raymine.artifacts import Task
-from raymine.config import WriteConfig
+from raymine.config import SCORED_FORMATS, WriteConfig
 from raymine.write import FORMATS
 from raymine.write.stage import Counts, WriteShard, groups, training_rows, whole_group
 
@@ -44,6 +44,7 @@ def test_rows_are_those_of_loops(name, scores, seed):
 
 def test_every_format_of_the_config_has_a_writer():
     """The dict of formats and the config know the same names."""
+    assert {name for name, form in FORMATS.items() if form.needs_scores} == set(SCORED_FORMATS)
     assert set(FORMATS) == set(get_args(get_args(WriteConfig.model_fields["formats"].annotation)[0]))
 
 

@@ -1,4 +1,4 @@
-"""Final scores of chosen pairs, compiled: topk.gathered_scores to the bit, in an eighth of its time.
+"""Final scores of chosen pairs, compiled: topk.gathered_scores to the bit, in a sixth to an eighth of its time.
 
 Measured on one core with 50,000 pairs of 131,072 documents, 256 dimensions in float16: 0.14 to 0.2 us a pair, and 1.2.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raymine.index.compiled import compiled
+from raymine.compiled import compiled
 from raymine.topk import gathered_scores, widened
 from raymine.vectors import Matrix
 
