@@ -1,4 +1,4 @@
-"""The config of a round: one frozen pydantic model per stage.
+"""The config of a round: one frozen pydantic model per stage (`select` in raymine/select_config.py).
 
 Names are the field's own. Everything but `cost` and `resources` counts in the fingerprints. An unknown key is an error
 that lists the valid ones. Paths are relative to the config file.
@@ -6,18 +6,14 @@ that lists the valid ones. Paths are relative to the config file.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Score = Literal["teacher", "dense", "bm25", "run"]
+from raymine.section import Score, Section
+from raymine.select_config import SelectConfig
+
 Similarity = Literal["cosine", "dot"]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, and strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TextSource(Section):
@@ -56,8 +52,14 @@ class TextSource(Section):
 
 
 class CorpusConfig(TextSource):
-    """The documents. `shard_documents`: documents per shard, the unit of work and of resume."""
+    """The documents.
 
+    Args:
+        shard_documents: documents per shard, the unit of work and of resume.
+        metadata: columns that filters go by, of strings or numbers; a row may lack them.
+    """
+
+    metadata: tuple[str, ...] = ()
     shard_documents: int = Field(default=16384, ge=1)
 
 
@@ -240,149 +242,6 @@ class RescoreConfig(Section):
     batch_tokens: int | None = Field(default=None, ge=1)
 
 
-class MaxScore(Section):
-    """Drops candidates that score above `value`."""
-
-    kind: Literal["max_score"]
-    value: float
-    score: Score | None = None
-
-
-class MinScore(Section):
-    """Drops candidates that score below `value` (one without that score is below any value)."""
-
-    kind: Literal["min_score"]
-    value: float
-    score: Score | None = None
-
-
-class MaxRelativeScore(Section):
-    """Drops candidates above p - |p| (1 - of_positive), p being the positive's score (sign-safe).
-
-    `against`: min (the lowest positive of the query), max, or each (a candidate goes with each positive it passes for).
-    """
-
-    kind: Literal["max_relative_score"]
-    of_positive: float = Field(default=0.95, gt=0, le=1)
-    against: Literal["min", "max", "each"] = "min"
-    score: Score | None = None
-
-
-class Margin(Section):
-    """Drops candidates that score above the positive's score minus `value`."""
-
-    kind: Literal["margin"]
-    value: float
-    against: Literal["min", "max", "each"] = "min"
-    score: Score | None = None
-
-
-class SkipTop(Section):
-    """Drops the first `n` ranks of a source (raw ranks, before any other filter)."""
-
-    kind: Literal["skip_top"]
-    n: int = Field(ge=0)
-    source: Literal["dense", "bm25", "run"] = "dense"
-
-
-class RankRange(Section):
-    """Keeps only ranks start <= rank < stop of a source (raw ranks); what the source did not find is dropped."""
-
-    kind: Literal["rank_range"]
-    start: int = Field(default=0, ge=0)
-    stop: int = Field(ge=1)
-    source: Literal["dense", "bm25", "run"] = "dense"
-
-
-class PercentileBand(Section):
-    """Keeps only candidates with low <= percentile <= high: the share of the query's candidates that score lower."""
-
-    kind: Literal["percentile_band"]
-    low: float = Field(default=0.2, ge=0, le=1)
-    high: float = Field(default=0.8, ge=0, le=1)
-    score: Score | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PercentileBand:
-        if self.low > self.high:
-            raise ValueError(f"`low` is {self.low}, expected at most `high` = {self.high}")
-        return self
-
-
-class Consistency(Section):
-    """Drops all candidates of a query whose best positive scores below `n` of them or more: a doubtful judgement."""
-
-    kind: Literal["consistency"]
-    n: int = Field(ge=1)
-    score: Score | None = None
-
-
-FilterConfig = Annotated[
-    Union[MaxScore, MinScore, MaxRelativeScore, Margin, SkipTop, RankRange, PercentileBand, Consistency],  # noqa: UP007
-    Field(discriminator="kind"),
-]
-
-
-Quota = Literal["dense", "bm25", "run", "random", "ranking_error", "semi_hard", "hard"]
-KEYS_OF_STRATEGY = {
-    "temperature": "softmax",
-    "a": "simans",
-    "b": "simans",
-    "quotas": "stratified",
-    "fill": "stratified",
-}
-
-
-class SampleConfig(Section):
-    """How negatives are sampled from the kept candidates.
-
-    Args:
-        n: negatives per query.
-        strategy: top (best score first), random, softmax (drawn with weights exp(score / temperature)), simans (drawn
-            with weights exp(-a (s - p - b)^2), p the positive's score), or stratified (quotas). What is drawn is seeded
-            by seed, round and query id.
-        pool: only so many of each query, the best by that score, may be drawn; null: all that are kept.
-        score: what the strategy goes by; null: the teacher's if there is one, else the first source's.
-        shortfall: what to do with a query that gets fewer than n: keep it, drop it, or stop with an error.
-        semi_hard_margin: a negative scoring within this share of the positive's score is semi_hard, below it hard.
-        temperature: of softmax, in units of the score.
-        a: of simans.
-        b: of simans, in units of the score.
-        quotas: of stratified: how many of each source or kind, in the order in which they are served.
-        fill: of stratified: whether the best of the rest make up for a quota that is short, up to n.
-    """
-
-    n: int = Field(default=8, ge=1, le=32767)
-    strategy: Literal["top", "random", "softmax", "simans", "stratified"] = "top"
-    pool: int | None = Field(default=None, ge=1)
-    score: Score | None = None
-    shortfall: Literal["keep", "drop", "error"] = "keep"
-    semi_hard_margin: float = Field(default=0.05, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-    a: float = Field(default=0.5, ge=0)
-    b: float = 0.0
-    quotas: dict[Quota, Annotated[int, Field(ge=1)]] = {}
-    fill: bool = True
-
-    @model_validator(mode="after")
-    def _of_the_strategy(self) -> SampleConfig:
-        for name, strategy in KEYS_OF_STRATEGY.items():
-            if getattr(self, name) != type(self).model_fields[name].default and self.strategy != strategy:
-                raise ValueError(f"`{name}` goes with `strategy: {strategy}`, not with {self.strategy}")
-        if self.pool is not None and self.pool < self.n:
-            raise ValueError(f"`pool` is {self.pool}, expected at least n = {self.n}")
-        if self.strategy == "stratified" and not 0 < sum(self.quotas.values()) <= self.n:
-            raise ValueError(f"`quotas` ask for {sum(self.quotas.values())} negatives, expected 1 to n = {self.n}")
-        return self
-
-
-class SelectConfig(Section):
-    """Which candidates are kept and which of them become negatives."""
-
-    filters: tuple[FilterConfig, ...] = ()
-    sample: SampleConfig = SampleConfig()
-
-
 FormatName = Literal[
     "triplet", "n-tuple", "labeled-pair", "labeled-list", "margin", "listwise", "flagembedding", "tevatron",
     "tevatron-v2", "tevatron-run", "dpr", "gpl", "gpl-margins", "pylate", "automodel", "arctic", "simlm", "ms-swift",
@@ -465,6 +324,7 @@ class Config(Section):
             )
         self._check_vectors()
         self._check_scores()
+        self._check_filters()
         return self
 
     def _check_vectors(self) -> None:
@@ -505,6 +365,22 @@ class Config(Section):
             raise ValueError(
                 f"{needs_score[0]} needs a score, but random candidates have none: add dense, bm25 or rescore"
             )
+
+    def _check_filters(self) -> None:
+        select = self.select
+        columns = self.corpus.metadata if self.corpus else ()
+        for name in select.traits:
+            if name.startswith("meta_") and name.removeprefix("meta_") not in columns:
+                column = name.removeprefix("meta_")
+                raise ValueError(f"a filter goes by the column `{column}`: name it in corpus.metadata: [{column}]")
+        if "cluster" in select.traits and not self.has_embeddings:
+            raise ValueError("other_cluster cuts vectors into clusters: it needs `embed.model`, or `column`")
+        if "near_positive" in select.traits and self.corpus is not None and self.corpus.path is None:
+            raise ValueError("near_duplicate compares texts: give `corpus.path` beside `vectors`")
+        if select.sample.strategy == "spread" and not self.has_embeddings:
+            raise ValueError("`strategy: spread` compares vectors: it needs `embed.model` (or precomputed vectors)")
+        if select.calibrate and not self.rescore:
+            raise ValueError("select.calibrate is of the teacher's scores: it needs `rescore`")
 
     @property
     def has_embeddings(self) -> bool:

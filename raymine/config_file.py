@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raymine import storage
-from raymine.config import Config, FilterConfig
+from raymine.config import Config
 from raymine.errors import ConfigError
+from raymine.select_config import FilterConfig
 
 PATH_KEYS = (
     ("corpus", "path"),

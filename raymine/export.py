@@ -18,7 +18,7 @@ from raymine.fingerprint import fingerprint
 from raymine.pipeline import selection
 from raymine.pipeline.base import Context
 from raymine.rounds import Round
-from raymine.select.stage import SelectAgain
+from raymine.select_config import NearDuplicate, OtherCluster, SelectConfig
 from raymine.storage import HashCache, Shard
 
 EXPORTED = ("select.", "write.")
@@ -72,6 +72,7 @@ def export(
             )
     named = f"write.formats=[{', '.join(formats)}]"
     config = load_config(storage.join(found.path, "config.yaml"), (*overrides, named))
+    _check_traits(found, config.select)
     cache = HashCache(storage.join(found.workspace, "cache", "hashes.json"))
     folder = f"exports/{fingerprint({'round': found.number, **config.model_dump(include={'select', 'write'})})[:12]}"
     artifacts = Artifacts(found.workspace, executor, {"run_id": "export", "round": found.number}, watcher)
@@ -79,7 +80,7 @@ def export(
     context = Context(config, artifacts, cache, found.number, folder, found.tables(), facts)
     files = storage.list_files(storage.join(found.path, "verdicts"), ".parquet")
     verdicts = [Shard(path, 0, 0, cache.content_hash(path)) for path in sorted(files)]
-    selected = selection.select(context, verdicts, None, SelectAgain)
+    selected = selection.select(context, verdicts, None, is_again=True)
     selection.write(context, selected)
     path = storage.join(found.workspace, folder, "shards")
     if output is not None:
@@ -94,3 +95,26 @@ def export(
         sum(done.info["num_negatives"] for done in selected),
         sum(done.info["num_without_teacher_score"] for done in selected),
     )
+
+
+def _check_traits(found: Round, select: SelectConfig) -> None:
+    """Refuses filters that go by what the round has not found out."""
+    mined = load_config(storage.join(found.path, "config.yaml")).select
+    lacking = [name for name in select.traits if name not in mined.traits]
+    asked, near = select.one(NearDuplicate), mined.one(NearDuplicate)
+    if asked and near and (asked.words != near.words or asked.threshold < near.threshold):
+        lacking.append(f"near duplicates of {asked.words} words from {asked.threshold} on")
+    if select.one(OtherCluster) and mined.one(OtherCluster) and _cut(select) != _cut(mined):
+        lacking.append(f"{_cut(select)} clusters")
+    if lacking:
+        raise ConfigError(
+            "a filter goes by what the round has not found out",
+            got=", ".join(lacking),
+            expected=f"what it was mined with: {[*mined.traits, 'ranks', 'scores']}",
+            fix="mine with it: what has not changed is reused",
+        )
+
+
+def _cut(select: SelectConfig) -> int | None:
+    """The number of clusters that the vectors are cut into."""
+    return next((f.clusters for f in select.filters if isinstance(f, OtherCluster) and f.column is None), None)

@@ -8,11 +8,17 @@ against a billion documents stays below 2**43.
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymine.topk import ranks_within
 
 Rows = NDArray[np.int64]
+
+
+def rows_of(table: pa.Table) -> tuple[Rows, Rows]:
+    """The query_row and doc_row columns of a table of pairs, int64 [n] each."""
+    return table["query_row"].to_numpy(), table["doc_row"].to_numpy()
 
 
 def distinct(values: Rows) -> Rows:

@@ -111,7 +111,7 @@ class Round:
 
     def tables(self) -> Tables:
         """The shards of corpus, queries and positives that the round was made of."""
-        named = {
+        named: dict[str, Any] = {
             name: [Shard(**{**shard, "path": storage.join(self.workspace, shard["path"])}) for shard in shards]
             for name, shards in self.facts["tables"].items()
         }
@@ -236,7 +236,7 @@ def _summary(context: Context, workspace: str) -> dict[str, Any]:
         key: {name: plain(shards) for name, shards in facts.pop(key).items()} for key in ("formats", "companions")
     }
     selection = facts.pop("selection")
-    names = ("corpus", "queries", "positives")
+    names = ("corpus", "corpus_vectors", "queries", "positives")
     return {
         "num_documents": tables.num_documents,
         "num_queries": tables.num_queries,

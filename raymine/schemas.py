@@ -114,6 +114,19 @@ NOTES = pa.schema(
         pa.field("dense_score", pa.float32()),
     ]
 )
+# What filters may go by besides ranks and scores, columns of notes and verdicts where a filter asks for them: the
+# cluster of the document's vector; the highest Jaccard similarity to a positive of the query, and to a better candidate
+# of it (null below what the filter asks about). `meta_<column>`: a code of the document's value, equal where it is.
+TRAITS = {"cluster": pa.int32(), "near_positive": pa.float32(), "near_better": pa.float32()}
+# Similarities of candidates to texts of their query, of one query block: sorted by (query_row, doc_row).
+NEAR = pa.schema([*PAIRS, pa.field("near_positive", pa.float32()), pa.field("near_better", pa.float32())])
+# Pairs of candidates of one query that may be near duplicates: `left` and `right` are doc_rows.
+NEAR_PAIRS = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("query_row", "left", "right")])
+# Keys of a document's shingles for finding near duplicates, on their way to the query blocks, each document once; the
+# shingles themselves, where the keys have found some.
+BANDS = pa.schema(
+    [pa.field("doc_row", pa.int64(), nullable=False), pa.field("keys", pa.list_(pa.field("element", pa.uint64())))]
+)
 # The teacher's scores of pairs (bucketed by query block).
 TEACHER_SCORES = pa.schema(
     [
@@ -137,7 +150,27 @@ TEXTS = pa.schema(
         pa.field("text", pa.large_string()),
     ]
 )
+# How many candidates, and how many positives, have which value of a score (select.scales says what a key is).
+SCORE_COUNTS = pa.schema(
+    [
+        pa.field("score", pa.string(), nullable=False),
+        pa.field("is_positive", pa.bool_(), nullable=False),
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+    ]
+)
+# Candidates that no filter took, on their way to the document shards, with their best rank.
+RANKED_PAIRS = pa.schema([*PAIRS, pa.field("rank", pa.int64(), nullable=False)])
 KINDS = ("ranking_error", "semi_hard", "hard", "random")
+
+
+def metadata(columns: Sequence[str]) -> pa.Schema:
+    """Metadata of one shard of documents, position = doc_row - first_row: a code per column, null where there is none.
+
+    Args:
+        columns: as the user named them.
+    """
+    return pa.schema([trait_field(f"meta_{name}") for name in columns])
 
 
 def embeddings(dim: int, dtype: str) -> pa.Schema:
@@ -209,9 +242,20 @@ def candidates(sources: Sequence[str]) -> pa.Schema:
 DROPPED_BY = pa.field("dropped_by", pa.dictionary(pa.int32(), pa.string()))
 
 
-def verdicts(sources: Sequence[str]) -> pa.Schema:
-    """Candidates plus the teacher's score and the reason a candidate went (null: kept)."""
-    return candidates(sources).append(pa.field("teacher_score", pa.float32())).append(DROPPED_BY)
+def verdicts(sources: Sequence[str], traits: Sequence[str] = ()) -> pa.Schema:
+    """Candidates plus traits, the teacher's score and the reason a candidate went (null: kept)."""
+    added = [*map(trait_field, traits), pa.field("teacher_score", pa.float32()), DROPPED_BY]
+    return pa.schema([*candidates(sources), *added])
+
+
+def notes(traits: Sequence[str] = ()) -> pa.Schema:
+    """NOTES, with the traits that a pass over the documents gives."""
+    return pa.schema([*NOTES, *map(trait_field, traits)])
+
+
+def trait_field(name: str) -> pa.Field:
+    """The column of a trait."""
+    return pa.field(name, pa.int64() if name.startswith("meta_") else TRAITS[name])
 
 
 def negatives(sources: Sequence[str]) -> pa.Schema:

@@ -71,7 +71,7 @@ def test_faults_are_named_as_in_a_whole_file(
     assert str(caught.value) == f"{path}:1: no column `txt`; {columns}"
     with pytest.raises(InputError) as caught:
         mine(data, static_model, tmp_path / "a", title_column="titel")
-    assert str(caught.value) == f"{path}: no row has the title column `titel`"
+    assert str(caught.value) == f"{path}: no row has the column `titel`"
     with path.open("a") as file:
         file.write('{"_id": "d7", "text": "again"}\n')
     with pytest.raises(InputError) as caught:

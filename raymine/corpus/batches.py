@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raymine import schemas
 from raymine.config import CorpusConfig, TextSource
 from raymine.corpus import READERS
 from raymine.corpus.base import Columns, Problems, Rows
 from raymine.corpus.lines import place
-from raymine.corpus.parse import check_query_texts, columns_of, ids_of, texts_of
+from raymine.corpus.parse import check_query_texts, codes_of, columns_of, ids_of, metadata_of, texts_of
 from raymine.corpus.splits import check_num_vectors
 from raymine.corpus.vectors import Matrix, check_vectors, column_matrix, first_length, npy_rows
 
@@ -32,14 +33,16 @@ class Batch:
         texts: n texts; None where there are only vectors.
         has_text: bool [n]; False for the empty documents, which have no vector.
         vectors: one per True in `has_text`, float16 or float32 [m, dim]; None where the source has none.
-        has_title: whether there is a title column.
+        present: the optional columns that these rows, or some of them, do have.
+        metadata: schemas.metadata, a row per row; None where the config asks for none.
     """
 
     ids: list[str]
     texts: list[str | None]
     has_text: NDArray[np.bool_]
     vectors: Matrix | None = None
-    has_title: bool = False
+    present: frozenset[str] = frozenset()
+    metadata: pa.Table | None = None
 
 
 def batches(config: TextSource, split: dict[str, Any], problems: Problems) -> Iterator[Batch]:
@@ -69,7 +72,7 @@ def batches(config: TextSource, split: dict[str, Any], problems: Problems) -> It
                 vectors = _of_column(rows, rows.vectors, has_text, dim, problems)
                 dim = dim or vectors.shape[1] or None
             num_rows += len(rows)
-            yield Batch(ids, texts, has_text, vectors, config.title_column in rows.present)
+            yield Batch(ids, texts, has_text, vectors, rows.present, _metadata(config, rows, problems))
     if take is not None and not problems.lines:
         check_num_vectors(split["vectors"], end - begin, split["path"], num_rows)
 
@@ -101,6 +104,14 @@ def _parsed(
         texts,
         np.fromiter((text is None or not (not text or text.isspace()) for text in texts), bool, len(rows)),
     )
+
+
+def _metadata(config: TextSource, rows: Rows, problems: Problems) -> pa.Table | None:
+    names = metadata_of(config)
+    if not names:
+        return None
+    codes = [codes_of(rows, name, problems) for name in names]
+    return pa.Table.from_arrays([pa.array(each, mask=each == 0) for each in codes], schema=schemas.metadata(names))
 
 
 def _vector_batches(path: str, begin: int, end: int, problems: Problems) -> Iterator[Batch]:

@@ -4,27 +4,59 @@ from __future__ import annotations
 
 from typing import Any
 
-from raymine.config import TextSource
+import numpy as np
+from numpy.typing import NDArray
+
+from raymine.config import CorpusConfig, TextSource
 from raymine.corpus.base import Columns, Problems, Rows
+from raymine.schemas import text_hash
 
 DEFAULT_TITLE = "title"
 
 
 def columns_of(config: TextSource) -> Columns:
-    """The columns that a config asks for; a title is optional."""
+    """The columns that a config asks for; a title and metadata are optional."""
     required = [config.id_column, *([config.text_column] if config.text_column else [])]
     optional = [config.title_column] if config.text_column and config.title_column else []
+    optional += [name for name in metadata_of(config) if name not in (*required, *optional)]
     return Columns(tuple(required), tuple(optional), config.vector_column)
 
 
-def asked_title(config: TextSource) -> str | None:
-    """The title column that some row of every file must have: one that the config names."""
-    return config.title_column if config.text_column and config.title_column != DEFAULT_TITLE else None
+def metadata_of(config: TextSource) -> tuple[str, ...]:
+    """The columns of metadata; queries have none."""
+    return config.metadata if isinstance(config, CorpusConfig) else ()
 
 
-def no_title(path: str, column: str) -> str:
-    """The fault of a file without the title column that was asked for."""
-    return f"{path}: no row has the title column `{column}`"
+def asked_columns(config: TextSource) -> list[str]:
+    """The optional columns that some row of every file must have: those that the config names."""
+    title = [config.title_column] if config.text_column and config.title_column else []
+    return [name for name in columns_of(config).optional if name not in title or name != DEFAULT_TITLE]
+
+
+def absent(path: str, column: str) -> str:
+    """The fault of a file without a column that was asked for."""
+    return f"{path}: no row has the column `{column}`"
+
+
+def codes_of(rows: Rows, column: str, problems: Problems) -> NDArray[np.int64]:
+    """A code per row of a column of metadata, equal where the values are; 0 where there is none.
+
+    The code is half of the hash of the value as a text, so 1 and "1" are equal. What is neither a text nor a number nor
+    a truth value is noted in `problems`.
+    """
+    found = rows.columns[column]
+    codes: dict[str | None, int] = {None: 0}
+    for index, value in enumerate(found):
+        if not isinstance(value, str | int | float | None):
+            problems.add(
+                rows.place(index),
+                f"`{column}` is neither a text nor a number; got {type(value).__name__} {value!r:.60}",
+            )
+            found[index] = None
+        elif value is not None:
+            found[index] = text = str(value)
+            codes[text] = codes.get(text) or int.from_bytes(text_hash(text)[:8], "little", signed=True) or 1
+    return np.array([codes[value] for value in found], np.int64)
 
 
 def ids_of(rows: Rows, config: TextSource, problems: Problems) -> list[str]:

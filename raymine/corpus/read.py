@@ -23,7 +23,7 @@ from raymine.artifacts import Record, Task
 from raymine.config import CorpusConfig, QueriesConfig, TextSource
 from raymine.corpus.base import Problems
 from raymine.corpus.batches import Batch, batches
-from raymine.corpus.parse import asked_title, no_title
+from raymine.corpus.parse import absent, asked_columns
 from raymine.corpus.splits import splits
 from raymine.errors import InputError
 from raymine.storage import Shard
@@ -40,8 +40,9 @@ class ReadDocuments:
     """Reads one split of the corpus.
 
     Task inputs: one dict of `splits`. Outputs: n corpus shards, then, with vectors, n shards of them (as given: not
-    normalised; none for empty documents). Info: num_shards (n), num_empty, dim (None without vectors); of a byte range
-    also has_title: if it has none, that is no fault yet, as another part of the file may have one.
+    normalised; none for empty documents), then, with metadata, n shards of that. Info: num_shards (n), num_empty, dim
+    (None without vectors); of a byte range also `present`, the optional columns that some row of it has: if it lacks
+    one, that is no fault yet, as another part of the file may have it.
     """
 
     VERSION = 1
@@ -70,12 +71,13 @@ class ReadQueries:
 
 def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Record:
     faults: list[str] = []
-    num_rows, has_title = 0, False
+    num_rows = 0
+    present: set[str] = set()
     for part in split.get("parts", [split]):
         read = _read_part(config, part, writer, is_written=not faults)
         faults += read.problems.lines
         num_rows += read.num_rows
-        has_title = has_title or read.has_title
+        present |= read.present
     if not faults:
         writer.finish()
     return Record(
@@ -88,7 +90,7 @@ def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Rec
             "num_shards": len(writer.tables),
             "num_empty": writer.num_empty,
             "dim": writer.dim,
-            **({"has_title": has_title} if "byte_range" in split else {}),
+            **({"present": sorted(present)} if "byte_range" in split else {}),
         },
     )
 
@@ -97,7 +99,7 @@ def _read(config: TextSource, split: dict[str, Any], writer: ShardWriter) -> Rec
 class _PartRead:
     problems: Problems = field(default_factory=Problems)
     num_rows: int = 0
-    has_title: bool = False
+    present: set[str] = field(default_factory=set)
 
 
 def _read_part(config: TextSource, split: dict[str, Any], writer: ShardWriter, is_written: bool) -> _PartRead:
@@ -107,12 +109,13 @@ def _read_part(config: TextSource, split: dict[str, Any], writer: ShardWriter, i
     try:
         for batch in batches(config, split, problems):
             read.num_rows += len(batch.ids)
-            read.has_title = read.has_title or batch.has_title
+            read.present |= batch.present
             if is_written and not problems.lines:
                 writer.add(batch)
-        title = asked_title(config)
-        if title and not read.has_title and read.num_rows and path and "byte_range" not in split:
-            problems.add_line(no_title(path, title))
+        if read.num_rows and path and "byte_range" not in split:
+            for column in asked_columns(config):
+                if column not in read.present:
+                    problems.add_line(absent(path, column))
         if config.has_vectors and writer.dim is None and read.num_rows and not problems.lines:
             problems.add(path, "no row has a vector: every text is empty")
     except InputError as error:
@@ -121,7 +124,7 @@ def _read_part(config: TextSource, split: dict[str, Any], writer: ShardWriter, i
 
 
 class ShardWriter:
-    """Gathers batches and writes shards of ids and texts, and shards of vectors beside them.
+    """Gathers batches and writes shards of ids and texts, and shards of vectors and of metadata beside them.
 
     Args:
         output: path prefix.
@@ -133,6 +136,7 @@ class ShardWriter:
         self.output, self.max_rows, self.make_table = output, max_rows, make_table
         self.tables: list[Shard] = []
         self.vector_shards: dict[int, Shard] = {}
+        self.metadata_shards: list[Shard] = []
         self.num_empty = self.num_written = 0
         self.dim: int | None = None
         self.dtype = "float32"
@@ -141,8 +145,9 @@ class ShardWriter:
 
     @property
     def shards(self) -> list[Shard]:
-        """All that was written: tables, then vectors."""
-        return [*self.tables, *(self.vector_shards[number] for number in sorted(self.vector_shards))]
+        """All that was written: tables, then vectors, then metadata."""
+        vectors = [self.vector_shards[number] for number in sorted(self.vector_shards)]
+        return [*self.tables, *vectors, *self.metadata_shards]
 
     def add(self, batch: Batch) -> None:
         """Takes in a batch and writes the shards that it fills."""
@@ -184,6 +189,9 @@ class ShardWriter:
         self.num_written += len(batch.ids)
         if batch.vectors is not None and batch.vectors.shape[1]:
             self._write_vectors(number, np.flatnonzero(batch.has_text), batch.vectors)
+        if batch.metadata is not None:
+            path = f"{self.output}-{number:05d}.metadata.parquet"
+            self.metadata_shards.append(storage.write_table(path, batch.metadata.combine_chunks()))
 
     def _write_vectors(self, number: int, rows: NDArray[np.int64], vectors: NDArray[np.floating[Any]]) -> None:
         path = f"{self.output}-{number:05d}.vectors.parquet"
@@ -194,11 +202,13 @@ def _joined(parts: Sequence[Batch]) -> Batch:
     """Batches one after the other; those without any vector say nothing of the dim."""
     vectors = [part.vectors for part in parts if part.vectors is not None]
     known = [matrix for matrix in vectors if matrix.shape[1]] or vectors[:1]
+    metadata = [part.metadata for part in parts if part.metadata is not None]
     return Batch(
         [doc_id for part in parts for doc_id in part.ids],
         [text for part in parts for text in part.texts],
         np.concatenate([part.has_text for part in parts]) if parts else np.empty(0, bool),
         np.concatenate(known) if known else None,
+        metadata=pa.concat_tables(metadata) if metadata else None,
     )
 
 
@@ -208,4 +218,5 @@ def _cut(batch: Batch, begin: int, end: int) -> Batch:
     if vectors is not None:
         first = int(batch.has_text[:begin].sum())
         vectors = vectors[first : first + int(batch.has_text[begin:end].sum())]
-    return Batch(batch.ids[begin:end], batch.texts[begin:end], batch.has_text[begin:end], vectors)
+    metadata = batch.metadata.slice(begin, end - begin) if batch.metadata is not None else None
+    return Batch(batch.ids[begin:end], batch.texts[begin:end], batch.has_text[begin:end], vectors, metadata=metadata)

@@ -15,9 +15,13 @@ LIGHT = Resources(cpus=1, gpus=0, actors=0)
 
 @dataclass
 class Tables:
-    """What has been made so far in a round: shards, with their rows placed."""
+    """What has been made so far in a round: shards, with their rows placed.
+
+    `metadata`: of each corpus shard, where the config asks for some; None for a shard that was made of pairs of texts.
+    """
 
     corpus: list[Shard] = field(default_factory=list)
+    metadata: list[Shard | None] = field(default_factory=list)
     queries: list[Shard] = field(default_factory=list)
     positives: list[Shard] = field(default_factory=list)
     excluded: list[Shard] = field(default_factory=list)
@@ -85,8 +89,13 @@ class Context:
             for number, (block, extra) in enumerate(zip(self.tables.queries, given, strict=True))
         ]
 
-    def document_tasks(self, vectors: Sequence[Shard] = ()) -> list[Task]:
-        """One task per document shard (and its vectors); the key covers their contents and where the shard lies."""
+    def document_tasks(self, vectors: Sequence[Shard] = (), **others: Sequence[Shard | None]) -> list[Task]:
+        """One task per document shard; the key covers the contents of all that it is given and where the shard lies.
+
+        Args:
+            vectors: of each shard; empty: none.
+            **others: more files of each shard, by the names of the inputs; None, or an empty list: there is none.
+        """
         tasks = []
         for number, shard in enumerate(self.tables.corpus):
             inputs = {
@@ -96,7 +105,10 @@ class Context:
                 "bucket": number,
                 "shard_sha256": shard.sha256,
             }
-            key = task_key(shard.sha256, vectors[number].sha256 if vectors else None, shard.first_row, number)
+            given = {name: files[number] if files else None for name, files in others.items()}
+            inputs |= {name: file.path if file else None for name, file in given.items()}
+            more = [file.sha256 for file in given.values() if file]
+            key = task_key(shard.sha256, vectors[number].sha256 if vectors else None, shard.first_row, number, *more)
             tasks.append(Task(key, inputs))
         return tasks
 

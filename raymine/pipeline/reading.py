@@ -10,7 +10,7 @@ from raymine.config import CorpusConfig, QueriesConfig
 from raymine.corpus.ids import IndexIds, JoinPositives, ResolveIds
 from raymine.corpus.judgements import ReadJudgements, judgement_files
 from raymine.corpus.pairs import ReadPairs
-from raymine.corpus.parse import asked_title, no_title
+from raymine.corpus.parse import absent, asked_columns
 from raymine.corpus.queries import SelectQueries
 from raymine.corpus.read import ReadDocuments, ReadQueries, splits
 from raymine.corpus.run import ReadRun
@@ -43,10 +43,13 @@ def _read_documents(context: Context, config: CorpusConfig) -> None:
     identity = config.model_dump(exclude={"path", "vectors"})
     tasks = _split_tasks(context, config)
     step = Step("read_documents", ReadDocuments, {"config": config}, identity, tasks, LIGHT, unit="documents")
-    for done in _checked_titles(config, context.run(step)):
+    for done in _checked_columns(config, context.run(step)):
         count = done.info["num_shards"]
+        num_metadata = count if config.metadata else 0
+        metadata_begin = len(done.outputs) - num_metadata
         context.tables.corpus += done.outputs[:count]
-        context.tables.corpus_vectors += done.outputs[count:]
+        context.tables.corpus_vectors += done.outputs[count:metadata_begin]
+        context.tables.metadata += done.outputs[metadata_begin:]
         context.facts["num_empty_documents"] = context.facts.get("num_empty_documents", 0) + done.info["num_empty"]
         _check_dim(context, "the corpus", done.info["dim"])
 
@@ -56,15 +59,18 @@ def _split_tasks(context: Context, config: CorpusConfig | QueriesConfig) -> list
     return [Task(task_key(without_places(split)), split) for split in splits(config, context.cache)]
 
 
-def _checked_titles(config: CorpusConfig | QueriesConfig, result: StepResult) -> list[Done]:
-    """What was read; raises InputError for a file none of whose parts has the title column that was asked for."""
-    title = asked_title(config)
-    has_title: dict[str, bool] = {}
+def _checked_columns(config: CorpusConfig | QueriesConfig, result: StepResult) -> list[Done]:
+    """What was read; raises InputError for a file none of whose parts has a column that was asked for."""
+    present: dict[str, set[str]] = {}
     for task, done in zip(result.step.tasks, result.done, strict=True):
         if "byte_range" in task.inputs:
-            path = task.inputs["path"]
-            has_title[path] = has_title.get(path, False) or done.info["has_title"]
-    faults = [no_title(path, title) for path, has_one in has_title.items() if title and not has_one]
+            present.setdefault(task.inputs["path"], set()).update(done.info["present"])
+    faults = [
+        absent(path, column)
+        for path, found in present.items()
+        for column in asked_columns(config)
+        if column not in found
+    ]
     if faults:
         raise InputError(too_many(faults))
     return result.done
@@ -79,7 +85,7 @@ def _read_queries(context: Context) -> tuple[list[Shard], list[Shard]]:
     )
     texts: list[Shard] = []
     vectors: list[Shard] = []
-    for done in _checked_titles(config, context.run(step)):
+    for done in _checked_columns(config, context.run(step)):
         count = done.info["num_shards"]
         texts += done.outputs[:count]
         vectors += done.outputs[count:]
@@ -119,6 +125,7 @@ def _read_pairs(context: Context) -> tuple[list[Shard], list[Shard], Shard]:
     (done,) = context.run(Step("read_pairs", ReadPairs, settings, identity, [Task("pairs", {})], LIGHT)).done
     first_query = done.info["num_corpus"]
     context.tables.corpus += done.outputs[:first_query]
+    context.tables.metadata += [None] * first_query
     return done.outputs[first_query:-1], [], done.outputs[-1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +77,15 @@ class Source:
     found: Found | None = None
 
 
-def candidates(context: Context, sources: Mapping[str, Source]) -> tuple[list[Done], list[Shard]]:
+def candidates(
+    context: Context, sources: Mapping[str, Source], clusters: Sequence[Shard] = ()
+) -> tuple[list[Done], list[Shard]]:
     """The union of the sources per query block, and what a pass over the documents says of each pair.
 
     Args:
         context: the round.
         sources: by name, in the order of the columns.
+        clusters: of each document shard, where a filter goes by them.
 
     Returns:
         The union's tasks (candidates, pairs) and the notes.
@@ -104,12 +107,15 @@ def candidates(context: Context, sources: Mapping[str, Source]) -> tuple[list[Do
     tasks = context.block_tasks({"positives": shard.path} for shard in tables.positives)
     union = context.run(Step("union_candidates", Union, settings, identity, tasks, LIGHT, unit="candidates")).done
     pairs = [done.outputs[1] for done in union]
+    traits = [name for name in context.config.select.traits if name == "cluster" or name.startswith("meta_")]
     settings = {
         "pairs": paths(pairs),
         "query_vectors": paths(tables.query_vectors) or None,
         "block_starts": tables.block_starts,
+        "traits": traits,
     }
-    identity = {"pairs": contents(pairs), "queries": contents(tables.query_vectors)}
-    tasks = context.document_tasks(tables.corpus_vectors)
+    identity = {"pairs": contents(pairs), "queries": contents(tables.query_vectors), "traits": traits}
+    metadata = tables.metadata if any(name.startswith("meta_") for name in traits) else ()
+    tasks = context.document_tasks(tables.corpus_vectors, metadata=metadata, clusters=clusters)
     step = Step("annotate_candidates", Annotate, settings, identity, tasks, LIGHT, unit="candidates")
     return union, context.run(step).shards

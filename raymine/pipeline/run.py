@@ -9,9 +9,14 @@
                 assign_queries, search_part, merge_shortlist, rescore_hits
                 query_terms, tokenize_documents, bm25_statistics, search_bm25      per document part
                 union_candidates                                   per query block
+                (train_clusters, assign_clusters,)                 per document shard
                 annotate_candidates                                per document shard: duplicates, dense scores
+                (sign_documents, find_near, fetch_shingles, measure_near)      near duplicates
     selection   prefilter                                          per query block: what needs no teacher
                 rescore                                            per document shard, through the teacher cache
+                (count_scores, sum_counts)                         of percentiles over all queries
+                (shortlist_reuse, cap_reuse)                       of documents that serve many queries
+                (shortlist_pool, fetch_vectors)                    of the candidates that `spread` chooses from
                 select                                             per query block: verdicts, negatives
                 fetch_texts, write_<format>                        per document shard, per query block
 
@@ -24,7 +29,7 @@ from __future__ import annotations
 
 from raymine.embed.sentence_transformer import Description
 from raymine.index.bm25 import check as check_bm25
-from raymine.pipeline import dense, embedding, fused, reading, retrieval, selection
+from raymine.pipeline import dense, embedding, fused, reading, retrieval, selection, traits
 from raymine.pipeline.base import Context
 from raymine.pipeline.retrieval import Source
 from raymine.pipeline.search import for_all_blocks
@@ -76,8 +81,8 @@ def run_round(context: Context) -> None:
     if config.retrieve.run:
         sources["run"] = Source(config.retrieve.run.k, for_all_blocks(context.tables.run))
     context.facts["sources"] = list(dict.fromkeys([*sources, *(["dense"] if config.has_embeddings else [])]))
-    candidates, notes = retrieval.candidates(context, sources)
-    verdicts, pairs = selection.prefilter(context, candidates, notes)
+    candidates, notes = retrieval.candidates(context, sources, traits.clusters(context))
+    verdicts, pairs = selection.prefilter(context, candidates, notes, traits.near_duplicates(context, candidates))
     scores = selection.rescore(context, pairs) if config.rescore else None
     selected = selection.select(context, verdicts, scores)
     selection.write(context, selected)

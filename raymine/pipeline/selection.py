@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from raymine import storage
-from raymine.artifacts import Done, Step
+from raymine.artifacts import Done, Step, Task
 from raymine.fingerprint import fingerprint, model_fingerprint
 from raymine.models import local_model
 from raymine.pipeline.base import LIGHT, Context, contents, paths, workers
 from raymine.rescore.stage import Rescore
+from raymine.select.judged import Selection
+from raymine.select.passes import CapReuse, CountScores, FetchVectors, Shortlist
 from raymine.select.prefilter import Prefilter
-from raymine.select.stage import Select, Selection
+from raymine.select.scales import SumCounts
+from raymine.select.stage import Select
+from raymine.select_config import MaxReuse
 from raymine.storage import Shard
 from raymine.write import FORMATS
 from raymine.write.companions import WriteDocuments, WriteQueries
@@ -19,23 +23,35 @@ from raymine.write.stage import WriteShard
 from raymine.write.texts import FetchTexts
 
 
-def prefilter(context: Context, candidates: list[Done], notes: list[Shard]) -> tuple[list[Shard], list[Shard]]:
+def prefilter(
+    context: Context, candidates: list[Done], notes: list[Shard], near: list[Shard]
+) -> tuple[list[Shard], list[Shard]]:
     """Drops what needs no teacher; gives the verdicts so far, and the pairs that the teacher must score."""
     tables = context.tables
-    has_teacher = context.config.rescore is not None
-    shared = {**_selection(context), "shard_starts": tables.shard_starts, "has_teacher": has_teacher}
+    shared = {
+        **_selection(context),
+        "shard_starts": tables.shard_starts,
+        "has_teacher": context.config.rescore is not None,
+        "traits": list(context.config.select.traits),
+    }
     settings = {**shared, "filters": list(context.config.select.filters), "notes": paths(notes)}
     identity = {
         **shared,
         "filters": _filters(context),
         "notes": contents(notes),
+        "near": contents(near),
         "candidates": contents(done.outputs[0] for done in candidates),
         "positives": contents(tables.positives),
         "excluded": contents(tables.excluded),
     }
     tasks = context.block_tasks(
-        {"candidates": done.outputs[0].path, "positives": positives.path, "excluded": excluded.path}
-        for done, positives, excluded in zip(candidates, tables.positives, tables.excluded, strict=True)
+        {
+            "candidates": done.outputs[0].path,
+            "positives": tables.positives[block].path,
+            "excluded": tables.excluded[block].path,
+            "near": near[block].path if near else None,
+        }
+        for block, done in enumerate(candidates)
     )
     done = context.run(Step("prefilter", Prefilter, settings, identity, tasks, LIGHT, unit="candidates")).done
     return [each.outputs[0] for each in done], [each.outputs[1] for each in done]
@@ -74,50 +90,113 @@ def rescore(context: Context, pairs: list[Shard]) -> list[Shard]:
 
 
 def select(
-    context: Context, verdicts: list[Shard], teacher_scores: list[Shard] | None, stage: type[Select] = Select
+    context: Context, verdicts: list[Shard], teacher_scores: list[Shard] | None, is_again: bool = False
 ) -> list[Done]:
     """Verdicts, negatives, shortfalls and the pairs to write, into the round's folder.
 
     Args:
         context: the round.
-        verdicts: the prefilter's; with SelectAgain those of a finished round.
+        verdicts: the prefilter's, or those of a finished round.
         teacher_scores: None where there are none, or the verdicts have them.
-        stage: Select or SelectAgain.
+        is_again: the verdicts are those of a finished round, to be judged anew.
     """
-    sample, tables = context.config.select.sample, context.tables
-    shared = {
-        **_selection(context),
-        "seed": context.config.seed,
-        "round": context.number,
-        "shard_starts": tables.shard_starts,
-    }
-    how = Selection(
-        context.config.select.filters,
-        sample,
-        context.config.seed,
-        context.number,
-        context.facts["sources"],
-        context.config.default_score,
-    )
-    settings = {
-        "how": how,
-        "shard_starts": tables.shard_starts,
-        "teacher_scores": paths(teacher_scores) if teacher_scores is not None else None,
-    }
-    identity = {
-        **shared,
-        "sample": sample.model_dump(),
-        "filters": _filters(context),
-        "teacher_scores": contents(teacher_scores or []),
-        "verdicts": contents(verdicts),
-        "queries": contents(tables.queries),
-    }
-    tasks = context.block_tasks(({"verdicts": shard.path} for shard in verdicts), prefix="part")
-    name = "select" if stage is Select else "select_again"
-    step = Step(name, stage, settings, identity, tasks, LIGHT, folder=context.folder, unit="candidates")
+    blocks = _Blocks(context, verdicts, teacher_scores, is_again)
+    blocks.count_scores()
+    blocks.cap_reuse()
+    vectors = blocks.fetch_vectors()
+    more = {"shard_starts": context.tables.shard_starts}
+    settings = {**more, "vectors": paths(vectors) if vectors is not None else None}
+    identity = {**more, "sample": context.config.select.sample.model_dump(), "vectors": contents(vectors or [])}
+    identity["queries"] = contents(context.tables.queries)
+    name = "select_again" if is_again else "select"
+    step = blocks.step(name, Select, settings, identity, prefix="part", folder=context.folder)
     done = context.run(step).done
     context.facts["selection"] = [each.info for each in done]
     return done
+
+
+class _Blocks:
+    """The steps over query blocks that read and judge their verdicts, and what has been found for them.
+
+    Args: as of `select`.
+    """
+
+    def __init__(
+        self, context: Context, verdicts: list[Shard], teacher_scores: list[Shard] | None, is_again: bool
+    ) -> None:
+        config = context.config
+        self.context, self.verdicts = context, verdicts
+        self.how = Selection(
+            config.select.filters,
+            config.select.sample,
+            config.seed,
+            context.number,
+            context.facts["sources"],
+            config.default_score,
+            config.select.calibrate,
+        )
+        scores = paths(teacher_scores) if teacher_scores is not None else None
+        self.given: dict[str, Any] = {"teacher_scores": scores, "how": self.how, "is_again": is_again}
+        self.identity: dict[str, Any] = {
+            **_selection(context),
+            "seed": config.seed,
+            "round": context.number,
+            "filters": _filters(context),
+            "calibrate": config.select.calibrate,
+            "teacher_scores": contents(teacher_scores or []),
+            "verdicts": contents(verdicts),
+            "is_again": is_again,
+        }
+
+    def step(
+        self, name: str, stage: type, settings: dict[str, Any], identity: Any, prefix: str = "block", folder: str = ""
+    ) -> Step:
+        """A step of one task per block."""
+        tasks = self.context.block_tasks(({"verdicts": shard.path} for shard in self.verdicts), prefix)
+        settings = {"blocks": self.given, **settings}
+        identity = {**self.identity, "own": identity}
+        return Step(name, stage, settings, identity, tasks, LIGHT, folder=folder, unit="candidates")
+
+    def count_scores(self) -> None:
+        """Counts the scores that something goes by over all queries."""
+        if not self.how.counted_scores:
+            return
+        counts = self.context.run(self.step("count_scores", CountScores, {}, None)).shards
+        tasks = [Task("counts", {"files": paths(counts)})]
+        step = Step("sum_counts", SumCounts, {}, contents(counts), tasks, LIGHT, unit="scores")
+        total = self.context.run(step).shards[0]
+        self.given["counts"], self.identity["counts"] = total.path, total.sha256
+
+    def cap_reuse(self) -> None:
+        """Finds the candidates that max_reuse takes."""
+        asked = self.context.config.select.one(MaxReuse)
+        if asked is None:
+            return
+        pairs = self._shortlist("shortlist_reuse", is_pool=False)
+        shared = {"block_starts": self.context.tables.block_starts, "n": asked.n}
+        settings, identity = {**shared, "pairs": paths(pairs)}, {**shared, "pairs": contents(pairs)}
+        tasks = self.context.document_tasks()
+        gone = self.context.run(Step("cap_reuse", CapReuse, settings, identity, tasks, LIGHT, unit="candidates")).shards
+        self.given["overused"], self.identity["overused"] = paths(gone), contents(gone)
+
+    def fetch_vectors(self) -> list[Shard] | None:
+        """Vectors of the candidates that may be drawn; None where sampling needs none."""
+        if self.context.config.select.sample.strategy != "spread":
+            return None
+        pairs = self._shortlist("shortlist_pool", is_pool=True)
+        tables = self.context.tables
+        settings: dict[str, Any] = {"block_starts": tables.block_starts, "pairs": paths(pairs)}
+        identity = {"block_starts": tables.block_starts, "pairs": contents(pairs)}
+        tasks = self.context.document_tasks(tables.corpus_vectors)
+        return self.context.run(
+            Step("fetch_vectors", FetchVectors, settings, identity, tasks, LIGHT, unit="vectors")
+        ).shards
+
+    def _shortlist(self, name: str, is_pool: bool) -> list[Shard]:
+        sample = self.context.config.select.sample
+        own = {"shard_starts": self.context.tables.shard_starts, "is_pool": is_pool}
+        identity = {**own, "sample": sample.model_dump() if is_pool else None}
+        return self.context.run(self.step(name, Shortlist, own, identity)).shards
 
 
 def write(context: Context, selected: list[Done]) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymine import schemas, storage
-from raymine.lookup import positions
+from raymine.lookup import positions, rows_of
 from raymine.storage import Shard
 from raymine.topk import Hits, gathered_scores, merge_topk
 from raymine.vectors import Vectors
@@ -24,11 +24,6 @@ from raymine.vectors import Vectors
 # would take 30 GB.
 HITS_AT_ONCE = 1 << 22
 FEW_PAIRS = 1 << 14  # that are scored by numpy (20 ms) rather than have compiled code imported, which takes a second
-
-
-def rows_of(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The query_row and doc_row columns of a table of pairs, int64 [n] each."""
-    return table["query_row"].to_numpy(), table["doc_row"].to_numpy()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.retrieve.base import HitFiles, merged_hits, rows_of, score_pairs, write_pairs
+from raymine.lookup import rows_of
+from raymine.retrieve.base import HitFiles, merged_hits, score_pairs, write_pairs
 from raymine.vectors import VectorBlocks, Vectors, read_vectors
 
 

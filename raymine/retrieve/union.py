@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.lookup import distinct, pair_positions
-from raymine.retrieve.base import merged_hits, rows_of, write_pairs
+from raymine.lookup import distinct, pair_positions, rows_of
+from raymine.retrieve.base import merged_hits, write_pairs
 from raymine.retrieve.random import draw
 
 Rows = NDArray[np.int64]

@@ -1,16 +1,20 @@
 """Filters that each name their reason, and samplers: from candidates to verdicts to negatives.
 
-Adding a filter: one function in one file, one line in FILTERS, its section in raymine/config.py, one test. Adding a
-sampler: one function in select/samplers.py, one line in SAMPLERS, its name in raymine/config.py, one test.
+Adding a filter: one function in one file, one line in FILTERS, its section in raymine/select_config.py, one test.
+Adding a sampler: one function in select/samplers.py, one line in SAMPLERS, its name in raymine/select_config.py, one
+test.
 """
 
 from __future__ import annotations
 
 from raymine.select.base import Filter
 from raymine.select.consistency import consistency
+from raymine.select.groups import other_cluster, same_source_group
+from raymine.select.near import near_duplicate
 from raymine.select.percentile import percentile_band
 from raymine.select.rank import rank_range, skip_top
 from raymine.select.relative import relative
+from raymine.select.reuse import max_reuse
 from raymine.select.score import max_score, min_score
 
 FILTERS: dict[str, Filter] = {
@@ -22,4 +26,8 @@ FILTERS: dict[str, Filter] = {
     "rank_range": rank_range,
     "percentile_band": percentile_band,
     "consistency": consistency,
+    "other_cluster": other_cluster,
+    "same_source_group": same_source_group,
+    "near_duplicate": near_duplicate,
+    "max_reuse": max_reuse,
 }

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymine import schemas
-from raymine.lookup import pair_positions
+from raymine.lookup import pair_positions, rows_of
 from raymine.select.base import Candidates, Mask
 
 
@@ -22,7 +22,7 @@ class Facts:
 
     Args:
         candidates: the block.
-        notes: schemas.NOTES, one row per candidate, in any order.
+        notes: schemas.notes(...), one row per candidate, in any order.
         positives: schemas.POSITIVES of the block.
         excluded: schemas.EXCLUDED of the block.
         sources: names of the sources.
@@ -37,17 +37,13 @@ class Facts:
         self.candidates = candidates
         self.best_rank = candidates.best_rank(sources)
         pairs = (candidates.query_row, candidates.doc_row)
-        where = pair_positions(_pairs(notes), pairs)
+        where = pair_positions(rows_of(notes), pairs)
         if (where < 0).any():
             raise ValueError(f"{int((where < 0).sum())} candidates have no note")
         self.notes = notes.take(pa.array(where))
         self.is_empty: Mask = np.asarray(self.notes["is_empty"].to_numpy())
-        self.is_excluded: Mask = pair_positions(_pairs(excluded), pairs) >= 0
+        self.is_excluded: Mask = pair_positions(rows_of(excluded), pairs) >= 0
         self.text_key, self.positive_text_key = _text_keys(candidates, self.notes, positives)
-
-
-def _pairs(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return table["query_row"].to_numpy(), table["doc_row"].to_numpy()
 
 
 def _text_keys(

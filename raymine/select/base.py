@@ -2,8 +2,8 @@
 
 All queries of a block are filtered at once, with numpy on columns: no loop over queries. A candidate's reason is the
 kind of the first filter that takes it; so candidates = kept + dropped, with one reason each, and because no filter
-looks at what another one left, tightening any filter never brings a candidate back. (One exception: what goes before
-the teacher is asked gets no score of the teacher, and so does not count in its percentiles.)
+looks at what another one left, tightening any filter never brings a candidate back. (Two exceptions: what goes before
+the teacher is asked gets no score of the teacher, and so does not count in its percentiles; and max_reuse goes last.)
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from raymine.select.scales import AS_GIVEN, Scales
 
 Mask = NDArray[np.bool_]
 
@@ -42,10 +44,13 @@ class Candidates:
 
     Args:
         table: schemas.candidates(...) or schemas.verdicts(...), sorted by (query_row, doc_row).
+        scales: how scores are seen.
+        overused: bool [n], what max_reuse takes; None: nothing.
     """
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
+    def __init__(self, table: pa.Table, scales: Scales = AS_GIVEN, overused: Mask | None = None) -> None:
+        self.table, self.scales = table, scales
+        self.overused: Mask = np.zeros(len(table), np.bool_) if overused is None else overused
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -63,13 +68,34 @@ class Candidates:
         return np.asarray(pc.fill_null(pc.greater(self.table["relevance"], 0), False).to_numpy())
 
     def score(self, name: str) -> NDArray[np.float64]:
-        """A score of every candidate, float64 [n], NaN where it is unknown.
+        """A score of every candidate, float64 [n], NaN where it is unknown; the teacher's on the config's scale.
 
         Args:
             name: teacher, dense, bm25 or run.
         """
-        column = pc.cast(self.table[f"{name}_score"], pa.float64())
+        return self._calibrated_teacher if name == "teacher" else self.trait(f"{name}_score")
+
+    @cached_property
+    def _calibrated_teacher(self) -> NDArray[np.float64]:
+        return self.scales.calibrated(self.trait("teacher_score"), self.query_row)
+
+    def counted_score(self, name: str) -> NDArray[np.float64]:
+        """The score that counts over all queries: before a calibration by such counts, which leaves the order."""
+        return (
+            self.trait("teacher_score")
+            if (name, self.scales.calibrate) == ("teacher", "percentile")
+            else self.score(name)
+        )
+
+    def trait(self, name: str) -> NDArray[np.float64]:
+        """A column of numbers, float64 [n], NaN where it is unknown."""
+        column = pc.cast(self.table[name], pa.float64())
         return np.asarray(pc.fill_null(column, float("nan")).to_numpy())
+
+    def codes(self, name: str) -> tuple[NDArray[np.int64], Mask]:
+        """A column of codes, int64 [n], and whether each is known."""
+        column = self.table[name]
+        return np.asarray(pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy()), np.asarray(column.is_valid())
 
     def rank(self, source: str) -> NDArray[np.int64]:
         """Rank of every candidate in a source, int64 [n], NOT_FOUND where the source did not find it."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from raymine.config import Consistency
 from raymine.select.base import Candidates, Mask
 from raymine.select.relative import positive_scores
+from raymine.select_config import Consistency
 
 
 def consistency(candidates: Candidates, config: Consistency) -> Mask:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.config import FilterConfig
+from raymine.lookup import pair_positions, rows_of
 from raymine.select.always import Facts
 from raymine.select.base import Candidates, without_non_finite
 from raymine.select.relative import unbounded_queries
@@ -23,12 +23,13 @@ from raymine.select.verdict import (
     KEPT,
     apply_always,
     apply_filters,
+    comes_late,
     counts,
     from_column,
-    needs_teacher,
     resolved,
     with_codes,
 )
+from raymine.select_config import FilterConfig
 
 
 class Prefiltered(NamedTuple):
@@ -45,20 +46,24 @@ def prefilter(
     excluded: pa.Table,
     filters: Sequence[FilterConfig],
     sources: Sequence[str],
+    traits: Sequence[str] = (),
+    near: pa.Table | None = None,
 ) -> Prefiltered:
     """Drops what can be dropped without the teacher.
 
     Args:
         table: schemas.candidates(...) of one query block, sorted by (query_row, doc_row).
-        notes: schemas.NOTES, one row per candidate, in any order.
+        notes: schemas.notes(...), one row per candidate, in any order.
         positives: schemas.POSITIVES of the block.
         excluded: schemas.EXCLUDED of the block.
-        filters: resolved; none needs the teacher.
+        filters: resolved; none comes late.
         sources: names of the sources of the verdicts. `dense` may be among them without being a source of candidates:
             its ranks are then unknown and its scores are the notes'.
+        traits: what the verdicts say besides, from the notes and from `near`.
+        near: schemas.NEAR, in any order; a candidate that it lacks is like nothing.
 
     Returns:
-        Verdicts: schemas.verdicts(sources), the rows of `table` in their order, no score in them NaN or infinite.
+        Verdicts: schemas.verdicts(sources, traits), the rows of `table` in their order, no score NaN or infinite.
         Pairs: what is kept, and the positives that have a text, sorted by (query_row, doc_row).
 
     Raises:
@@ -66,7 +71,7 @@ def prefilter(
     """
     found_by = [name.removesuffix("_rank") for name in table.column_names if name.endswith("_rank")]
     facts = Facts(Candidates(table), notes, positives, excluded, found_by)
-    verdicts = without_non_finite(_widened(table, facts, sources))
+    verdicts = without_non_finite(_widened(table, facts, schemas.verdicts(sources, traits), near))
     candidates = Candidates(verdicts)
     codes = apply_filters(apply_always(facts), candidates, filters)
     wanted = (codes == KEPT) | (candidates.is_positive & ~facts.is_empty)
@@ -74,13 +79,16 @@ def prefilter(
     return Prefiltered(with_codes(verdicts, codes), pairs)
 
 
-def _widened(table: pa.Table, facts: Facts, sources: Sequence[str]) -> pa.Table:
+def _widened(table: pa.Table, facts: Facts, schema: pa.Schema, near: pa.Table | None) -> pa.Table:
     """The candidates with all columns of verdicts: the notes' dense scores, and nulls where nothing is known yet."""
-    schema = schemas.verdicts(sources)
     dense = facts.notes["dense_score"]
     if "dense_score" in table.column_names:
         dense = pc.coalesce(dense, table["dense_score"])
-    known = {name: table[name] for name in table.column_names} | {"dense_score": dense}
+    known = {name: facts.notes[name] for name in facts.notes.column_names[len(schemas.NOTES) :]}
+    known |= {name: table[name] for name in table.column_names} | {"dense_score": dense}
+    if near is not None:
+        where = pair_positions(rows_of(near), rows_of(table))
+        known |= {name: near[name].take(pa.array(where, mask=where < 0)) for name in schemas.NEAR.names[2:]}
     columns = [known[field.name] if field.name in known else pa.nulls(len(table), field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -90,6 +98,7 @@ class Prefilter:
 
     Args:
         notes: paths of Annotate's files, bucketed by query block.
+        traits: what it and the task's `near` say of the candidates besides.
         filters: of the config; those that need the teacher are left to Select.
         sources: names of the sources, as the verdicts have them.
         shard_starts: first doc_row of each document shard.
@@ -108,22 +117,26 @@ class Prefilter:
         shard_starts: Sequence[int],
         has_teacher: bool,
         default_score: str | None,
+        traits: Sequence[str] = (),
     ) -> None:
+        self.traits = traits
         self.notes, self.sources, self.shard_starts = notes, list(sources), shard_starts
-        self.filters = [config for config in resolved(filters, default_score) if not needs_teacher(config)]
+        self.filters = [config for config in resolved(filters, default_score) if not comes_late(config)]
         self.has_teacher = has_teacher
 
     def __call__(self, task: Task) -> Record:
-        """Filters block `bucket` of `candidates`, with its `positives` and `excluded` (paths).
+        """Filters block `bucket` of `candidates`, with its `positives`, `excluded` and (or None) `near`: paths.
 
         Returns:
             Record whose outputs are the verdicts (Parquet) and the teacher's pairs (bucketed by document shard).
         """
         inputs: dict[str, Any] = task.inputs
         table = storage.read_table(inputs["candidates"])
-        notes = storage.read_buckets(self.notes, inputs["bucket"], schemas.NOTES)
+        given = [name for name in self.traits if name not in schemas.NEAR.names]
+        notes = storage.read_buckets(self.notes, inputs["bucket"], schemas.notes(given))
+        near = storage.read_table(inputs["near"]) if inputs["near"] else None
         positives, excluded = storage.read_table(inputs["positives"]), storage.read_table(inputs["excluded"])
-        result = prefilter(table, notes, positives, excluded, self.filters, self.sources)
+        result = prefilter(table, notes, positives, excluded, self.filters, self.sources, self.traits, near)
         pairs = result.pairs if self.has_teacher else result.pairs.slice(0, 0)
         codes = from_column(result.verdicts["dropped_by"])
         return Record(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from raymine.config import RankRange, SkipTop
 from raymine.select.base import Candidates, Mask
+from raymine.select_config import RankRange, SkipTop
 
 
 def skip_top(candidates: Candidates, config: SkipTop) -> Mask:

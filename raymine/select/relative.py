@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from raymine.config import FilterConfig, Margin, MaxRelativeScore
 from raymine.lookup import cross, distinct, positions
 from raymine.select.base import Candidates, Mask
+from raymine.select_config import FilterConfig, Margin, MaxRelativeScore
 
 Scores = NDArray[np.float64]
 Relative = MaxRelativeScore | Margin

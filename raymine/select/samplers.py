@@ -20,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymine import schemas
-from raymine.config import SampleConfig
 from raymine.select.base import NOT_FOUND, Candidates
 from raymine.select.kinds import kinds
 from raymine.select.relative import positive_scores
+from raymine.select.spread import spread_order
+from raymine.select_config import SampleConfig
 from raymine.topk import ranks_within
+from raymine.vectors import Vectors
 
 Rows = NDArray[np.int64]
 Keys = Sequence[NDArray[np.generic]]
+SPREAD_POOL = 4  # candidates that spread chooses from, per negative
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -42,6 +45,7 @@ class Draw:
         sources: names of the sources.
         query_seeds: uint64 [q], one per query of the block.
         first_row: query_row of the block's first query.
+        vectors: of the candidates that may be drawn, by doc_row; for spread.
     """
 
     config: SampleConfig
@@ -50,6 +54,7 @@ class Draw:
     sources: Sequence[str]
     query_seeds: NDArray[np.uint64]
     first_row: int
+    vectors: Vectors | None = None
 
 
 # Gives the positions that may be drawn, of those asked for (int64 [m]), and their sort keys (each [m], ascending, most
@@ -105,13 +110,34 @@ def stratified(candidates: Candidates, rows: Rows, draw: Draw) -> tuple[Rows, Ke
     return rows[allowed], (stratum[allowed], np.flatnonzero(allowed))
 
 
+def spread(candidates: Candidates, rows: Rows, draw: Draw) -> tuple[Rows, Keys]:
+    """One after the other, by score and by unlikeness to those before (select.spread)."""
+    if draw.vectors is None:
+        raise ValueError("spread needs vectors")
+    rows = rows[_order(candidates.query_row[rows], top(candidates, rows, draw)[1])]
+    of_query, of_doc = candidates.query_row[rows], candidates.doc_row[rows]
+    score = _scores(candidates, rows, draw)
+    turns = spread_order(of_query, of_doc, score, draw.vectors, draw.config.n, draw.config.diversity)
+    return rows, (turns, np.arange(len(rows)))
+
+
 SAMPLERS: dict[str, Sampler] = {
     "top": top,
     "random": uniform,
     "softmax": softmax,
     "simans": simans,
     "stratified": stratified,
+    "spread": spread,
 }
+
+
+def pool_of(candidates: Candidates, rows: Rows, draw: Draw) -> Rows:
+    """The positions that sampling draws from: of each query the best by score, as many as the config says."""
+    size = draw.config.pool or (SPREAD_POOL * draw.config.n if draw.config.strategy == "spread" else None)
+    if size is None:
+        return rows
+    rows, keys = top(candidates, rows, draw)
+    return np.sort(rows[first_slots(candidates.query_row[rows], keys, size)[0]])
 
 
 def first_slots(query_row: Rows, keys: Keys, n: int) -> tuple[Rows, Rows]:

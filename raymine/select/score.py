@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from raymine.config import MaxScore, MinScore
 from raymine.select.base import Candidates, Mask
+from raymine.select_config import MaxScore, MinScore
 
 
 def max_score(candidates: Candidates, config: MaxScore) -> Mask:

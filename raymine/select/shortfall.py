@@ -9,9 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymine import schemas
-from raymine.config import SampleConfig
 from raymine.select.base import Candidates
 from raymine.select.verdict import KEPT, REASONS, Codes
+from raymine.select_config import SampleConfig
 
 Counts = NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""Select: the teacher's scores come in, the filters that waited for them run, and negatives are sampled.
+"""Select: negatives are sampled from what the filters left (select.judged).
 
 With `against: each` a candidate stays if it passes for any positive, and which positives it must not stand beside is
 written as FORBIDDEN triples (usually none), so that writing training rows needs no thresholds. Sampling is per query:
@@ -10,7 +10,7 @@ Cost: one query block of verdicts in memory, one sort.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,47 +20,17 @@ from numpy.typing import NDArray
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
-from raymine.config import FilterConfig, SampleConfig
-from raymine.lookup import pair_positions
-from raymine.select.always import ALWAYS
-from raymine.select.base import Candidates, without_non_finite
+from raymine.select.base import Candidates
+from raymine.select.judged import Blocks, Judged, Selection
 from raymine.select.kinds import kinds
 from raymine.select.negatives import negatives_table
-from raymine.select.relative import each_filters, forbidden, unbounded_queries
-from raymine.select.samplers import SAMPLERS, Draw, first_slots, query_seeds
+from raymine.select.passes import fetched_vectors
+from raymine.select.relative import forbidden, unbounded_queries
+from raymine.select.samplers import SAMPLERS, Draw, first_slots, pool_of, query_seeds
 from raymine.select.shortfall import shortfall_problems, shortfall_table
-from raymine.select.verdict import (
-    KEPT,
-    Codes,
-    apply_filters,
-    counts,
-    drop,
-    from_column,
-    needs_teacher,
-    resolved,
-    with_codes,
-)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How a block is selected from.
-
-    Args:
-        filters: all of the config's.
-        sample: how negatives are sampled.
-        seed: of the config.
-        round_number: of the round.
-        sources: names of the sources.
-        default_score: what sampling goes by unless told; what kinds go by.
-    """
-
-    filters: Sequence[FilterConfig]
-    sample: SampleConfig
-    seed: int
-    round_number: int
-    sources: Sequence[str]
-    default_score: str | None
+from raymine.select.verdict import counts, from_column, with_codes
+from raymine.select_config import FilterConfig
+from raymine.vectors import Vectors
 
 
 @dataclass(frozen=True)
@@ -78,61 +48,33 @@ class Selected:
 
 
 def select(
-    verdicts: pa.Table, teacher_scores: pa.Table | None, query_ids: Sequence[str], first_row: int, how: Selection
+    judged: Judged, query_ids: Sequence[str], first_row: int, how: Selection, vectors: Vectors | None = None
 ) -> Selected:
-    """Filters by the teacher and samples.
+    """Samples one block.
 
     Args:
-        verdicts: schemas.verdicts(...) of Prefilter, sorted by (query_row, doc_row).
-        teacher_scores: schemas.TEACHER_SCORES in any order; None without a teacher.
-        query_ids: of the block's queries.
+        judged: its verdicts.
+        query_ids: of its queries.
         first_row: query_row of the first of them.
         how: filters and sampling.
+        vectors: of what may be drawn, by doc_row; for spread.
     """
-    if teacher_scores is not None:
-        verdicts = with_teacher(verdicts, teacher_scores)
-    candidates = Candidates(verdicts)
-    codes = teacher_verdicts(candidates, from_column(verdicts["dropped_by"]), how.filters)
-    rows, slots = _sampled(candidates, codes, query_ids, first_row, how)
+    candidates = judged.candidates
+    rows, slots = _sampled(judged, query_ids, first_row, how, vectors)
     found = np.bincount(candidates.query_row[rows] - first_row, minlength=len(query_ids))
-    shortfall = shortfall_table(candidates, codes, found, first_row, how.sample)
+    shortfall = shortfall_table(candidates, judged.codes, found, first_row, how.sample)
     is_emitted = shortfall["is_emitted"].to_numpy()
     stays = is_emitted[candidates.query_row[rows] - first_row]
     rows, slots = rows[stays], slots[stays]
     kind = kinds(candidates, rows, how.default_score, how.sample.semi_hard_margin, how.sources)
     positives = np.flatnonzero(candidates.is_positive & is_emitted[candidates.query_row - first_row])
     return Selected(
-        with_codes(verdicts, codes),
+        with_codes(candidates.table, judged.codes),
         negatives_table(candidates, rows, slots, kind, how.sources),
         shortfall,
         forbidden_table(candidates, rows, how.filters),
-        verdicts.select(schemas.PAIRS.names).take(pa.array(np.sort(np.r_[rows, positives]))),
+        candidates.table.select(schemas.PAIRS.names).take(pa.array(np.sort(np.r_[rows, positives]))),
     )
-
-
-def with_teacher(verdicts: pa.Table, teacher_scores: pa.Table) -> pa.Table:
-    """The verdicts with their `teacher_score` filled in where there is one (non-finite ones do not count)."""
-    known = (teacher_scores["query_row"].to_numpy(), teacher_scores["doc_row"].to_numpy())
-    where = pair_positions(known, (verdicts["query_row"].to_numpy(), verdicts["doc_row"].to_numpy()))
-    scores = teacher_scores["teacher_score"].take(pa.array(where, mask=where < 0))
-    field = verdicts.schema.field("teacher_score")
-    position = verdicts.schema.get_field_index("teacher_score")
-    return without_non_finite(verdicts.set_column(position, field, scores))
-
-
-def teacher_verdicts(candidates: Candidates, codes: Codes, filters: Sequence[FilterConfig]) -> Codes:
-    """Codes after the filters that waited for the teacher.
-
-    Where filters `against: each` go by different scores, a candidate may pass each of them for another positive and so
-    fit none; it goes by the last of them.
-    """
-    codes = apply_filters(codes, candidates, [config for config in filters if needs_teacher(config)])
-    each = sorted(each_filters(filters), key=needs_teacher)
-    if len({config.score for config in each}) > 1:
-        mask = np.zeros(len(candidates), np.bool_)
-        mask[forbidden(candidates, np.flatnonzero(codes == KEPT), each).everywhere] = True
-        codes = drop(codes, mask, each[-1].kind)
-    return codes
 
 
 def forbidden_table(candidates: Candidates, rows: NDArray[np.int64], filters: Sequence[FilterConfig]) -> pa.Table:
@@ -143,16 +85,12 @@ def forbidden_table(candidates: Candidates, rows: NDArray[np.int64], filters: Se
 
 
 def _sampled(
-    candidates: Candidates, codes: Codes, query_ids: Sequence[str], first_row: int, how: Selection
+    judged: Judged, query_ids: Sequence[str], first_row: int, how: Selection, vectors: Vectors | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions and slots of the negatives, sorted by (query_row, slot)."""
-    kept = np.flatnonzero(codes == KEPT)
-    seeds = query_seeds(how.seed, how.round_number, query_ids)
-    score = how.sample.score or how.default_score
-    draw = Draw(how.sample, score, how.default_score, how.sources, seeds, first_row)
-    if how.sample.pool is not None:
-        rows, keys = SAMPLERS["top"](candidates, kept, draw)
-        kept = np.sort(rows[first_slots(candidates.query_row[rows], keys, how.sample.pool)[0]])
+    candidates, seeds = judged.candidates, query_seeds(how.seed, how.round_number, query_ids)
+    draw = Draw(how.sample, how.sample_score, how.default_score, how.sources, seeds, first_row, vectors)
+    kept = pool_of(candidates, judged.kept, draw)
     rows, keys = SAMPLERS[how.sample.strategy](candidates, kept, draw)
     positions, slots = first_slots(candidates.query_row[rows], keys, how.sample.n)
     return rows[positions], slots
@@ -162,20 +100,22 @@ class Select:
     """Stage: verdicts, negatives and shortfalls of one query block.
 
     Args:
-        teacher_scores: paths of Rescore's files, bucketed by query block; None without a teacher.
+        blocks: keyword arguments of Blocks.
         shard_starts: first doc_row of each document shard.
-        how: filters, sampling and seeds.
+        vectors: paths of FetchVectors' files, bucketed by query block; None where no vectors are needed.
     """
 
     VERSION = 1
     calls_in_flight = 1
 
-    def __init__(self, teacher_scores: Sequence[str] | None, shard_starts: Sequence[int], how: Selection) -> None:
-        self.teacher_scores, self.shard_starts = teacher_scores, shard_starts
-        self.how = replace(how, filters=resolved(how.filters, how.default_score))
+    def __init__(
+        self, blocks: dict[str, Any], shard_starts: Sequence[int], vectors: Sequence[str] | None = None
+    ) -> None:
+        self.blocks, self.shard_starts, self.vectors = Blocks(**blocks), shard_starts, vectors
+        self.how = self.blocks.how
 
     def __call__(self, task: Task) -> Record:
-        """Selects from block `bucket`: paths `verdicts` (Prefilter's) and `queries`, and `first_row` of the block.
+        """Selects from block `bucket`: paths `verdicts` (the early ones) and `queries`, and `first_row` of the block.
 
         Returns:
             Record whose outputs lie in folders beside each other, all with the task's key as name: verdicts/,
@@ -183,24 +123,19 @@ class Select:
             `shortfall: error`, a problem line per query that is short.
         """
         inputs: dict[str, Any] = task.inputs
-        verdicts = self._verdicts(inputs["verdicts"])
+        judged = self.blocks.judged(inputs)
         query_ids = storage.read_table(inputs["queries"], ["query_id"])["query_id"].to_pylist()
-        scores = None
-        if self.teacher_scores is not None:
-            scores = storage.read_buckets(self.teacher_scores, inputs["bucket"], schemas.TEACHER_SCORES)
-        selected = select(verdicts, scores, query_ids, inputs["first_row"], self.how)
+        vectors = fetched_vectors(self.vectors, inputs["bucket"]) if self.vectors is not None else None
+        selected = select(judged, query_ids, inputs["first_row"], self.how, vectors)
         if self.how.sample.shortfall == "error" and (problems := shortfall_problems(selected.shortfall, query_ids)):
             return Record(problems=problems)
         return Record(
             outputs=self._write(selected, task.output),
-            rows_in=verdicts.num_rows,
+            rows_in=len(judged.candidates),
             rows_out=selected.negatives.num_rows,
-            bytes_in=verdicts.nbytes,
+            bytes_in=judged.candidates.table.nbytes,
             info=self._info(selected),
         )
-
-    def _verdicts(self, path: str) -> pa.Table:
-        return storage.read_table(path)
 
     def _write(self, selected: Selected, output: str) -> list[storage.Shard]:
         folder, key = output.rsplit("/", 1)
@@ -239,15 +174,3 @@ class Select:
             return 0
         is_kept = verdicts["dropped_by"].is_null()
         return int(pc.sum(pc.and_(is_kept, verdicts["teacher_score"].is_null())).as_py() or 0)
-
-
-class SelectAgain(Select):
-    """Stage: as Select, from the verdicts of a finished round, with other filters or sampling. No model is asked."""
-
-    def _verdicts(self, path: str) -> pa.Table:
-        """The verdicts without those of the round's filters, and with those of the new ones that need no teacher."""
-        verdicts = storage.read_table(path)
-        codes = from_column(verdicts["dropped_by"])
-        codes = np.where(codes < len(ALWAYS), codes, KEPT)
-        filters = [config for config in self.how.filters if not needs_teacher(config)]
-        return with_codes(verdicts, apply_filters(codes, Candidates(verdicts), filters))

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raymine import schemas
-from raymine.config import FilterConfig
 from raymine.select import FILTERS
 from raymine.select.always import ALWAYS, Facts
 from raymine.select.base import Candidates, Mask
+from raymine.select_config import FilterConfig
 
 REASONS = (*ALWAYS, *FILTERS)
 KEPT = -1
@@ -29,9 +29,10 @@ def resolved(filters: Sequence[FilterConfig], default_score: str | None) -> list
     ]
 
 
-def needs_teacher(config: FilterConfig) -> bool:
-    """Whether a resolved filter acts on the teacher's score, and so has to wait for it."""
-    return getattr(config, "score", None) == "teacher"
+def comes_late(config: FilterConfig) -> bool:
+    """Whether a resolved filter has to wait for the teacher's scores, or for what is known over all queries only."""
+    is_over_all = config.kind == "max_reuse" or getattr(config, "over", None) == "all"
+    return is_over_all or getattr(config, "score", None) == "teacher"
 
 
 def drop(codes: Codes, mask: Mask, reason: str) -> Codes:

@@ -79,7 +79,7 @@ def test_a_misspelt_column_is_one_problem(tmp_path: Path) -> None:
 def test_a_title_is_optional_unless_the_config_names_one(tmp_path: Path) -> None:
     """The default title may be missing everywhere; a name of the user's own must be somewhere."""
     assert jsonl_problems(tmp_path, GOOD) == []
-    assert jsonl_problems(tmp_path, GOOD, title_column="titel") == ["a.jsonl: no row has the title column `titel`"]
+    assert jsonl_problems(tmp_path, GOOD, title_column="titel") == ["a.jsonl: no row has the column `titel`"]
     assert jsonl_problems(tmp_path, GOOD + '{"_id": "c", "text": "", "titel": "T"}\n', title_column="titel") == []
 
 
@@ -131,7 +131,7 @@ def test_tables_without_a_column(format_: str, tmp_path: Path) -> None:
     problem, *_ = problems_of(CorpusConfig(path=path), tmp_path / "out")
     assert "no column `_id`; got: columns id, text" in problem
     named = CorpusConfig(path=path, id_column="id", title_column="titel")
-    assert "no row has the title column `titel`" in problems_of(named, tmp_path / "out")[0]
+    assert "no row has the column `titel`" in problems_of(named, tmp_path / "out")[0]
 
 
 def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from raymine import schemas
-from raymine.config import FilterConfig
+from raymine.select_config import FilterConfig
 
 SOURCES = ["dense", "bm25", "random"]
+TRAITS = ["cluster", "near_positive", "near_better", "meta_topic"]
 Row = dict[str, Any]
 
 
@@ -27,7 +28,7 @@ def row(query: int, doc: int, **columns: Any) -> Row:
 def verdicts(rows: list[Row], sources: list[str] = SOURCES) -> pa.Table:
     """A verdicts table from rows, sorted."""
     ordered = sorted(rows, key=lambda one: (one["query_row"], one["doc_row"]))
-    return pa.Table.from_pylist(ordered, schema=schemas.verdicts(sources))
+    return pa.Table.from_pylist(ordered, schema=schemas.verdicts(sources, TRAITS))
 
 
 def random_rows(seed: int, num_queries: int = 6, first_row: int = 0) -> list[Row]:
@@ -49,6 +50,10 @@ def random_rows(seed: int, num_queries: int = 6, first_row: int = 0) -> list[Row
                     dense_rank=rng.choice([None, rng.randint(0, 30)]),
                     bm25_rank=rng.choice([None, rng.randint(0, 30)]),
                     random_rank=rng.choice([None, rng.randint(0, 30)]),
+                    cluster=rng.choice([None, rng.randint(0, 3)]),
+                    meta_topic=rng.choice([None, rng.randint(0, 2)]),
+                    near_positive=rng.choice([None, None, rng.randint(4, 8) / 8]),
+                    near_better=rng.choice([None, None, rng.randint(4, 8) / 8]),
                 )
             )
     return rows
@@ -83,9 +88,19 @@ def goes(config: FilterConfig, one: Row, rows: list[Row]) -> bool:
             return config.kind == "rank_range"
         return rank < config.n if config.kind == "skip_top" else not config.start <= rank < config.stop
     positives = positives_of(rows, one["query_row"])
+    if config.kind == "near_duplicate":
+        return any((one.get(name) or 0) >= config.threshold for name in ("near_positive", "near_better"))
+    if config.kind in ("other_cluster", "same_source_group"):
+        name = f"meta_{config.column}" if config.column else "cluster"
+        known = [positive[name] for positive in positives if positive.get(name) is not None]
+        shares = one.get(name) is not None and one[name] in known
+        return bool(known) and not shares if getattr(config, "keep", "other") == "same" else shares
     scores = {doc["doc_row"]: doc.get(f"{config.score}_score") for doc in rows if doc["query_row"] == one["query_row"]}
     of_positives = [scores.pop(positive["doc_row"]) for positive in positives]
     if config.kind == "percentile_band":
+        if config.over == "all":
+            scores = {id(doc): doc.get(f"{config.score}_score") for doc in rows if not (doc.get("relevance") or 0) > 0}
+            scores[one["doc_row"]] = scores.pop(id(one), None)
         known = [score for score in scores.values() if score is not None]
         own = scores.get(one["doc_row"])
         if own is None:

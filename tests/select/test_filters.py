@@ -5,26 +5,31 @@ from __future__ import annotations
 from typing import get_args
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from select_cases import goes, random_rows, row, verdicts
 
-from raymine.config import (
+from raymine.select import FILTERS
+from raymine.select.base import Candidates, without_non_finite
+from raymine.select.relative import unbounded_queries
+from raymine.select.scales import Scales, count_scores
+from raymine.select.verdict import KEPT, REASONS, apply_filters, comes_late, from_column, resolved, to_column
+from raymine.select_config import (
     Consistency,
     FilterConfig,
     Margin,
     MaxRelativeScore,
     MaxScore,
     MinScore,
+    NearDuplicate,
+    OtherCluster,
     PercentileBand,
     RankRange,
+    SameSourceGroup,
     SkipTop,
 )
-from raymine.select import FILTERS
-from raymine.select.base import Candidates, without_non_finite
-from raymine.select.relative import unbounded_queries
-from raymine.select.verdict import KEPT, REASONS, apply_filters, from_column, needs_teacher, resolved, to_column
 
 EXAMPLES = [
     MaxScore(kind="max_score", value=0.5, score="dense"),
@@ -44,6 +49,14 @@ EXAMPLES = [
     PercentileBand(kind="percentile_band", score="teacher"),
     PercentileBand(kind="percentile_band", low=0.5, high=1, score="dense"),
     PercentileBand(kind="percentile_band", low=0, high=0, score="bm25"),
+    PercentileBand(kind="percentile_band", low=0.3, high=0.9, score="teacher", over="all"),
+    PercentileBand(kind="percentile_band", low=0, high=0.5, score="bm25", over="all"),
+    OtherCluster(kind="other_cluster"),
+    OtherCluster(kind="other_cluster", column="topic"),
+    SameSourceGroup(kind="same_source_group", column="topic"),
+    SameSourceGroup(kind="same_source_group", column="topic", keep="same"),
+    NearDuplicate(kind="near_duplicate", threshold=0.75),
+    NearDuplicate(kind="near_duplicate", threshold=1),
     Consistency(kind="consistency", n=1, score="teacher"),
     Consistency(kind="consistency", n=4, score="dense"),
 ]
@@ -53,10 +66,18 @@ def name(config):
     return "-".join(str(value) for value in config.model_dump().values())
 
 
+def with_counts(table):
+    """Candidates whose scores have been counted, as of one block that is all there is."""
+    plain = Candidates(table)
+    names = ("teacher", "dense", "bm25")
+    counts = pa.concat_tables([count_scores(name, plain.score(name), plain.is_positive) for name in names])
+    return Candidates(table, Scales(counts=counts))
+
+
 def kept_rows(rows, filters):
     """Candidates kept of a table whose positives alone are dropped."""
     table = verdicts(rows)
-    return apply_filters(from_column(table["dropped_by"]), Candidates(table), filters)
+    return apply_filters(from_column(table["dropped_by"]), with_counts(table), filters)
 
 
 @pytest.mark.parametrize("config", EXAMPLES, ids=name)
@@ -67,7 +88,7 @@ def test_a_filter_takes_what_the_oracle_takes(config, seed):
     table = verdicts(rows)
     ordered = sorted(rows, key=lambda one: (one["query_row"], one["doc_row"]))
     expected = [goes(config, one, rows) for one in ordered]
-    got = FILTERS[config.kind](Candidates(table), config)
+    got = FILTERS[config.kind](with_counts(table), config)
     is_candidate = ~Candidates(table).is_positive
     assert got[is_candidate].tolist() == np.array(expected)[is_candidate].tolist()
 
@@ -114,8 +135,8 @@ def test_a_filter_without_a_score_goes_by_the_default():
     """The teacher's, when there is one; such a filter has to wait for it."""
     high, top = MaxScore(kind="max_score", value=2), SkipTop(kind="skip_top", n=1)
     assert [f.model_dump().get("score") for f in resolved([high, top], "teacher")] == ["teacher", None]
-    assert [needs_teacher(f) for f in resolved([high, top], "teacher")] == [True, False]
-    assert [needs_teacher(f) for f in resolved([high, top], "dense")] == [False, False]
+    assert [comes_late(f) for f in resolved([high, top], "teacher")] == [True, False]
+    assert [comes_late(f) for f in resolved([high, top], "dense")] == [False, False]
     assert resolved([high.model_copy(update={"score": "bm25"})], "teacher")[0].score == "bm25"
 
 
@@ -148,6 +169,9 @@ TIGHTER = {
     "rank_range": lambda c, by: c.model_copy(update={"start": c.start + int(by), "stop": c.stop - int(by)}),
     "percentile_band": lambda c, by: c.model_copy(update={"low": c.low + by / 9, "high": c.high - by / 9}),
     "consistency": lambda c, by: c.model_copy(update={"n": max(1, c.n - int(by))}),
+    "near_duplicate": lambda c, by: c.model_copy(update={"threshold": c.threshold - by / 9}),
+    "other_cluster": lambda c, by: c,
+    "same_source_group": lambda c, by: c,
 }
 
 

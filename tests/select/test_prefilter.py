@@ -9,8 +9,8 @@ import pytest
 
 from raymine import schemas, storage
 from raymine.artifacts import Task
-from raymine.config import MaxScore, SkipTop
 from raymine.select.prefilter import Prefilter, prefilter
+from raymine.select_config import MaxScore, SkipTop
 
 SOURCES = ["dense", "bm25", "random"]
 FAR = 10**12
@@ -185,6 +185,7 @@ def test_stage_writes_verdicts_and_the_teachers_pairs(tmp_path, has_teacher):
         default_score="teacher" if has_teacher else "dense",
     )
     paths = {name: str(tmp_path / f"{name}.parquet") for name in ("candidates", "positives", "excluded")}
+    paths["near"] = None
     record = stage(Task("k", {"bucket": 1, **paths}, output=str(tmp_path / "out" / "k")))
     verdicts = storage.read_table(record.outputs[0].path)
     reasons = verdicts["dropped_by"].to_pylist()

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from select_cases import SOURCES, positives_of, random_rows, row
 from test_sampling import kind_oracle, sampled, top_oracle
 
-from raymine.config import SampleConfig
 from raymine.select.samplers import query_seeds
+from raymine.select_config import SampleConfig
 
 IDS = [str(number) for number in range(6)]
 MASK = 2**64 - 1

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from select_cases import SOURCES, positives_of, random_rows, row, verdicts
 
-from raymine.config import SampleConfig
 from raymine.select.base import Candidates
+from raymine.select.judged import Selection, judge
 from raymine.select.kinds import kinds
 from raymine.select.samplers import Draw, first_slots, query_seeds, split_mix, top, uniform
-from raymine.select.stage import Selection, select
+from raymine.select.stage import select
+from raymine.select_config import SampleConfig
 
 FAR = 10**12
 
@@ -27,7 +28,7 @@ def draw(score, sources, seeds, **config):
 
 def sampled(rows, query_ids, first_row=0, **how):
     """(query_row, doc_row) of the negatives, in the order of the table."""
-    table = select(verdicts(rows), None, query_ids, first_row, selection(**how)).negatives
+    table = select(judge(verdicts(rows), None, selection(**how)), query_ids, first_row, selection(**how)).negatives
     return list(zip(table["query_row"].to_pylist(), table["doc_row"].to_pylist(), strict=True))
 
 
@@ -57,7 +58,7 @@ def test_top_takes_the_best(seed, score):
     expected = top_oracle(rows, f"{score}_score", 4)
     assert sampled(rows, ids, score=score, n=4) == expected
     how = Selection([], SampleConfig(n=4, score=score), 0, 1, SOURCES, "dense")
-    table = select(verdicts(rows), None, ids, 0, how).negatives
+    table = select(judge(verdicts(rows), None, how), ids, 0, how).negatives
     assert list(zip(table["query_row"].to_pylist(), table["doc_row"].to_pylist(), strict=True)) == expected
 
 
@@ -137,7 +138,8 @@ def test_kinds_and_columns_are_those_of_the_oracle(seed, margin):
     """Kind, slot, sources and scores of every negative."""
     rows = random_rows(seed)
     ids = [str(i) for i in range(6)]
-    table = select(verdicts(rows), None, ids, 0, selection(n=100, semi_hard_margin=margin)).negatives
+    how = selection(n=100, semi_hard_margin=margin)
+    table = select(judge(verdicts(rows), None, how), ids, 0, how).negatives
     by_pair = {(one["query_row"], one["doc_row"]): one for one in rows}
     slots = {}
     for negative in table.to_pylist():

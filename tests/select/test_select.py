@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from select_cases import SOURCES, goes, limit, passes_for, positives_of, random_rows, row, verdicts
+from select_cases import SOURCES, TRAITS, goes, limit, passes_for, positives_of, random_rows, row, verdicts
 
 from raymine import schemas, storage
 from raymine.artifacts import Task
-from raymine.config import Margin, MaxRelativeScore, MaxScore, MinScore, SampleConfig
-from raymine.select.stage import Select, Selection, select
+from raymine.select.judged import Selection, judge
+from raymine.select.stage import Select, select
+from raymine.select_config import Margin, MaxRelativeScore, MaxScore, MinScore, SampleConfig
 
 IDS = [f"q{i}" for i in range(6)]
 LIMIT = MaxScore(kind="max_score", value=1, score="teacher")
@@ -17,7 +18,7 @@ LIMIT = MaxScore(kind="max_score", value=1, score="teacher")
 
 def run(rows, filters=(), teacher=None, ids=IDS, first_row=0, **sample):
     how = Selection(list(filters), SampleConfig(**sample), 0, 1, SOURCES, "teacher")
-    return select(verdicts(rows), teacher, ids, first_row, how)
+    return select(judge(verdicts(rows), teacher, how), ids, first_row, how)
 
 
 def each(score, of_positive=0.9):
@@ -177,11 +178,9 @@ def block(tmp_path):
 
 
 def run_stage(folder, out="round", filters=(), **sample):
-    stage = Select(
-        teacher_scores=[str(folder / "0.arrow"), str(folder / "1.arrow")],
-        shard_starts=[0, 500],
-        how=Selection(list(filters), SampleConfig(**sample), 0, 1, SOURCES, "teacher"),
-    )
+    how = Selection(list(filters), SampleConfig(**sample), 0, 1, SOURCES, "teacher")
+    blocks = {"teacher_scores": [str(folder / "0.arrow"), str(folder / "1.arrow")], "how": how}
+    stage = Select(blocks, shard_starts=[0, 500])
     inputs = {name: str(folder / f"{name}.parquet") for name in ("verdicts", "queries")}
     return stage(Task("k", {"bucket": 2, "first_row": 100, **inputs}, output=str(folder / out / "k")))
 
@@ -199,7 +198,7 @@ def test_stage_writes_one_file_per_table(block):
     ]
     assert [shard.path for shard in record.outputs] == [str(folder / "round" / place) for place in places]
     tables = [storage.read_table(record.outputs[i].path) for i in (0, 1, 2, 4)]
-    expected = [schemas.verdicts(SOURCES), schemas.negatives(SOURCES), schemas.SHORTFALL, schemas.FORBIDDEN]
+    expected = [schemas.verdicts(SOURCES, TRAITS), schemas.negatives(SOURCES), schemas.SHORTFALL, schemas.FORBIDDEN]
     for table, schema in zip(tables, expected, strict=True):
         schemas.check(table, schema)
     assert {one["query_row"] for one in tables[2].to_pylist()} == {100, 101, 102, 103}
@@ -223,8 +222,9 @@ def test_error_names_each_short_query(block):
     record = run_stage(block[0], filters=[MinScore(kind="min_score", value=100)], n=3, shortfall="error")
     assert not record.outputs and not (block[0] / "round").exists()
     assert len(record.problems) == 4
+    candidates = sum(one["query_row"] == 100 and one["dropped_by"] != "positive" for one in block[1])
     assert record.problems[0] == (
-        "query 'id-0': 3 of 3 negatives missing; 8 candidates, most of them dropped by min_score"
+        f"query 'id-0': 3 of 3 negatives missing; {candidates} candidates, most of them dropped by min_score"
     )
 
 

@@ -8,9 +8,10 @@ import pytest
 import tiny_models
 
 from raymine import schemas
-from raymine.config import Margin, MaxRelativeScore, MaxScore, MinScore, SampleConfig
+from raymine.select.judged import Selection, judge
 from raymine.select.prefilter import prefilter
-from raymine.select.stage import Selection, select
+from raymine.select.stage import select
+from raymine.select_config import Margin, MaxRelativeScore, MaxScore, MinScore, SampleConfig
 from raymine.write import FORMATS
 from raymine.write.stage import Block, Counts, training_rows
 
@@ -36,7 +37,7 @@ def ours(similarity, name, scores, filters, n):
     notes, positives = notes.cast(schemas.NOTES), positives.cast(schemas.POSITIVES)
     verdicts = prefilter(candidates, notes, positives, schemas.EXCLUDED.empty_table(), filters, ["dense"]).verdicts
     how = Selection(filters, SampleConfig(n=n), 0, 1, ["dense"], "dense")
-    got = select(verdicts, None, [str(q) for q in range(NUM_QUERIES)], 0, how)
+    got = select(judge(verdicts, None, how), [str(q) for q in range(NUM_QUERIES)], 0, how)
     block = Block(
         queries=schemas.query_table([str(q) for q in range(NUM_QUERIES)], QUERIES),
         first_row=0,
