@@ -110,7 +110,7 @@ class Round:
         return ledger.sums(self.ledger())
 
     def tables(self) -> Tables:
-        """The shards of corpus, queries and positives that the round was made of."""
+        """The shards of corpus, queries, positives and excluded pairs that the round was made of."""
         named: dict[str, Any] = {
             name: [Shard(**{**shard, "path": storage.join(self.workspace, shard["path"])}) for shard in shards]
             for name, shards in self.facts["tables"].items()
@@ -236,7 +236,7 @@ def _summary(context: Context, workspace: str) -> dict[str, Any]:
         key: {name: plain(shards) for name, shards in facts.pop(key).items()} for key in ("formats", "companions")
     }
     selection = facts.pop("selection")
-    names = ("corpus", "corpus_vectors", "queries", "positives")
+    names = ("corpus", "corpus_vectors", "queries", "positives", "excluded")
     return {
         "num_documents": tables.num_documents,
         "num_queries": tables.num_queries,

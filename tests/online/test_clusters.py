@@ -1,0 +1,84 @@
+"""Batches of clusters: every row once, one cluster each, the same for the same seed and epoch."""
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raymine.errors import InputError
+from raymine.online import ClusterBatches
+from raymine.online.clusters import ClusterBatchSampler, cluster_numbers
+
+
+@given(
+    clusters=st.lists(st.integers(-3, 5), max_size=60),
+    batch_size=st.integers(1, 9),
+    drop_last=st.booleans(),
+    epoch=st.integers(0, 3),
+)
+def test_every_row_once_in_batches_of_one_cluster(clusters, batch_size, drop_last, epoch):
+    """As many batches of one cluster as fit; what is left follows, and only the last batch may be short."""
+    sampler = ClusterBatchSampler(np.array(clusters, np.int64), batch_size, drop_last, seed=4)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    rows = [row for batch in batches for row in batch]
+    left_out = len(clusters) % batch_size if drop_last else 0
+    assert len(rows) == len(set(rows)) == len(clusters) - left_out and set(rows) <= set(range(len(clusters)))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    pure = sum(len({clusters[row] for row in batch}) == 1 for batch in batches if len(batch) == batch_size)
+    assert pure >= sum(clusters.count(cluster) // batch_size for cluster in set(clusters))
+
+
+def test_seed_and_epoch_decide():
+    """Two samplers agree (each process of a distributed run makes its own); epochs and seeds differ."""
+    clusters = np.arange(400) % 5
+    samplers = [ClusterBatchSampler(clusters, 8, False, seed) for seed in (1, 1, 2)]
+    first = [list(sampler) for sampler in samplers]
+    assert first[0] == first[1] == list(samplers[0]) != first[2]
+    samplers[0].set_epoch(1)
+    second = list(samplers[0])
+    assert second != first[0]
+    assert {frozenset(batch) for batch in second} != {frozenset(batch) for batch in first[0]}
+
+
+def dataset(query_rows):
+    return datasets.Dataset.from_dict({"anchor": ["a"] * len(query_rows), "label": [[q, 7] for q in query_rows]})
+
+
+def test_clusters_go_with_the_queries():
+    """A data set that was shuffled and cut still is batched by its own queries' clusters."""
+    batches = ClusterBatches(np.arange(40), np.arange(40) // 10)
+    shuffled = dataset(list(range(40)) * 2).shuffle(seed=3).select(range(72))
+    sampler = batches(shuffled, batch_size=6, drop_last=True, valid_label_columns=["label"], generator=None, seed=1)
+    assert sampler.batch_size == 6
+    queries = [label[0] for label in shuffled["label"]]
+    pure = sum(len({queries[row] // 10 for row in batch}) == 1 for batch in sampler)
+    assert pure == sum(sum(query // 10 == cluster for query in queries) // 6 for cluster in range(4))
+
+
+def test_a_query_without_a_cluster_is_an_error():
+    with pytest.raises(InputError, match="1 of 3 rows"):
+        ClusterBatches(np.arange(2), np.zeros(2, np.int64))(dataset([0, 1, 2]), 2, False)
+
+
+def test_k_means_finds_the_groups_there_are():
+    """Vectors about four axes; the same seed gives the same clusters."""
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 4, 300)
+    vectors = (np.eye(4, 8)[groups] + rng.normal(0, 0.05, (300, 8))).astype(np.float32)
+    found = cluster_numbers(vectors, 4, seed=1)
+    assert len({(group, cluster) for group, cluster in zip(groups.tolist(), found.tolist(), strict=True)}) == 4
+    assert np.array_equal(found, cluster_numbers(vectors, 4, seed=1))
+    assert set(cluster_numbers(vectors[:3], 9).tolist()) <= {0, 1, 2}
+
+
+def test_vectors_cluster_the_rows_queries():
+    """One cluster per 200 rows unless told; rows of one query share the first one's."""
+    rows = dataset([i // 2 for i in range(600)])
+    vectors = np.random.default_rng(1).normal(size=(600, 6)).astype(np.float32)
+    batches = ClusterBatches.of_vectors(rows, vectors)
+    assert len(set(batches.clusters.tolist())) == 3
+    sampler = batches(rows, 4, False)
+    assert np.array_equal(sampler.clusters[::2], sampler.clusters[1::2])
