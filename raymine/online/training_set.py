@@ -71,21 +71,25 @@ def training_rows(verdicts: pa.Table, negatives: pa.Table, filters: Sequence[Fil
         int64 [r, 2 + num_negatives]: query_row, the positive's doc_row, the negatives' doc_rows.
     """
     candidates = Candidates(verdicts)
-    known = (candidates.query_row, candidates.doc_row)
+    beside, stands = _allowed(candidates, negatives, filters)
+    is_first = ranks_within(beside) < num_negatives
+    beside, stands = beside[is_first], stands[is_first]
+    is_full = np.bincount(beside, minlength=len(candidates)) == num_negatives
+    positive, stands = np.flatnonzero(candidates.is_positive & is_full), stands[is_full[beside]]
+    columns = [candidates.query_row[positive, None], candidates.doc_row[positive, None]]
+    return np.concatenate([*columns, candidates.doc_row[stands].reshape(len(positive), num_negatives)], axis=1)
+
+
+def _allowed(candidates: Candidates, negatives: pa.Table, filters: Sequence[FilterConfig]) -> tuple[Rows, Rows]:
+    """Positions of positives and of the negatives that may stand beside each, in the order of their slots."""
     positive = np.flatnonzero(candidates.is_positive)
-    query_row = negatives["query_row"].to_numpy()
-    negative = pair_positions(known, (query_row, negatives["doc_row"].to_numpy()))
+    query_row, doc_row = (negatives[name].to_numpy() for name in ("query_row", "doc_row"))
+    negative = pair_positions((candidates.query_row, candidates.doc_row), (query_row, doc_row))
     left, right = cross(candidates.query_row[positive], query_row)
     beside, stands = positive[left], negative[right]
     never = forbidden(candidates, negative, filters)
     is_allowed = pair_positions((never.positive, never.row), (beside, stands)) < 0
-    beside, stands = beside[is_allowed], stands[is_allowed]
-    is_first = ranks_within(beside) < num_negatives
-    beside, stands = beside[is_first], stands[is_first]
-    is_full = np.bincount(beside, minlength=len(candidates)) == num_negatives
-    positive, stands = positive[is_full[positive]], stands[is_full[beside]].reshape(-1, num_negatives)
-    head = np.stack([candidates.query_row[positive], candidates.doc_row[positive]], axis=1)
-    return np.concatenate([head, candidates.doc_row[stands]], axis=1)
+    return beside[is_allowed], stands[is_allowed]
 
 
 def _all_rows(round_: Round, filters: Sequence[FilterConfig], num_negatives: int) -> Rows:
