@@ -86,8 +86,9 @@ def test_the_config_is_the_jobs_config_and_mines(folder: Path) -> None:
 
 
 def test_the_python_runs(folder: Path, static_model: str) -> None:
-    """The example of the API, on the config that `raymine init` wrote."""
-    code = next(block for block in blocks("python") if "import raymine" in block)
+    """The example of the API, on the config that `raymine init` wrote; then the training, on what it mined."""
+    code = "\n".join(block for block in blocks("python") if "raymine" in block)
+    assert "raymine.mine(" in code and "SentenceTransformerTrainer(" in code
     code = code.replace('("data/mine.yaml")', f'("data/mine.yaml", ("embed.model={static_model}",))')
     assert run(f"raymine init data || true; {sys.executable} - <<'END'\n{code}\nprint('done')\nEND", folder).endswith(
         "done\n"

@@ -109,16 +109,24 @@ def test_more_negatives_than_mined_is_an_error(mined):
         training_set(mined, 5)
 
 
-def test_a_negative_does_not_stand_beside_a_positive_that_forbids_it(
-    online_data, static_model, cross_encoder_model, tmp_path_factory
-):
-    """With `against: each` the rows are those of the written n-tuples."""
-    values = mining.config(online_data, static_model, cross_encoder_model)
-    each = {"kind": "max_relative_score", "of_positive": 0.9, "against": "each", "score": "dense"}
-    values["select"] = {"filters": [each], "sample": {"n": 4}}
+@pytest.fixture(scope="module", params=["keep", "drop"])
+def round_of_each(request, online_data, static_model, tmp_path_factory):
+    """A round whose negatives pass for one positive and not for another; with `drop` short queries are left out."""
+    values = mining.config(online_data, static_model)
+    each = {"kind": "max_relative_score", "of_positive": 0.9, "against": "each"}
+    values["select"] = {"filters": [each], "sample": {"n": 4, "shortfall": request.param}}
     values["write"] = {"formats": ["n-tuple"], "scores": False}
-    round_ = raymine.mine(make_config(values), str(tmp_path_factory.mktemp("each")))
-    written = round_.training_set("n-tuple").to_list()
-    ours = training_set(round_).remove_columns("label").to_list()
+    return raymine.mine(make_config(values), str(tmp_path_factory.mktemp("each")))
+
+
+def test_a_negative_does_not_stand_beside_a_positive_that_forbids_it(round_of_each):
+    """The rows are those of the written n-tuples."""
+    written = round_of_each.training_set("n-tuple").to_list()
+    ours = training_set(round_of_each).remove_columns("label").to_list()
     assert sorted(map(str, ours)) == sorted(map(str, written))
-    assert len(written) < len(training_set(round_, 0))
+    assert len(written) < len(training_set(round_of_each, 0))
+
+
+def test_queries_that_the_round_leaves_out_have_no_pairs(round_of_each):
+    emitted = {row["query_row"] for row in round_of_each.shortfalls().to_pylist() if row["is_emitted"]}
+    assert {label[0] for label in training_set(round_of_each, 0)["label"]} == emitted
