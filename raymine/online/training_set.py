@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymine import storage
-from raymine.config import FilterConfig
 from raymine.config_file import load_config
 from raymine.errors import WorkspaceError
 from raymine.lookup import Rows, cross, distinct, pair_positions, positions
@@ -23,6 +22,7 @@ from raymine.rounds import Round
 from raymine.select.base import Candidates
 from raymine.select.relative import forbidden
 from raymine.select.verdict import resolved
+from raymine.select_config import FilterConfig
 from raymine.storage import Shard
 from raymine.topk import ranks_within
 

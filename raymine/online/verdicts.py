@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymine import storage
-from raymine.config import FilterConfig
 from raymine.errors import ConfigError
 from raymine.lookup import Rows, distinct
 from raymine.online.false_negatives import FalseNegatives, Texts
@@ -21,12 +20,13 @@ from raymine.rounds import Round
 from raymine.select import FILTERS
 from raymine.select.base import Candidates
 from raymine.select.verdict import resolved
+from raymine.select_config import FilterConfig
 from raymine.storage import Shard
 
 # An answer whatever the filters say, or a document with the text of one.
 KNOWN = ("positive", "excluded", "duplicate_of_positive")
 # Filters that take a candidate because it is likely an answer, not because it is too easy.
-LIKELY = ("max_relative_score", "margin", "max_score", "skip_top")
+LIKELY = ("max_relative_score", "margin", "max_score", "skip_top", "near_duplicate", "other_cluster")
 
 
 def false_negatives(

@@ -8,10 +8,10 @@ import torch
 from auditor import folded
 
 import raymine
-from raymine.config import Margin
 from raymine.config_file import make_config
 from raymine.errors import ConfigError, WorkspaceError
 from raymine.online import false_negatives, training_set
+from raymine.select_config import Margin
 
 
 def ids_of(shards, column):
