@@ -214,7 +214,7 @@ class WriteShard:
         texts: paths of FetchTexts' files, bucketed by query block.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
     def __init__(self, format: str, score: str | None, texts: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
 """Tevatron's JSON lines, both kinds: one per query.
 
-`tevatron` (version 1): query_id, query, positive_passages and negative_passages = [{docid, title, text}]; titles are
-part of raymine's texts and left empty. `tevatron-v2`: query_id, query_text, positive_document_ids and
-negative_document_ids, beside a corpus of docid and text (its reader takes `text`, whatever its README says).
+`tevatron` (version 1): query_id, query, positive_passages and negative_passages = [{docid, text}]. Titles are part of
+raymine's texts; an empty one would have the reader put a blank before the text. `tevatron-v2`: query_id, query_text,
+positive_document_ids and negative_document_ids, beside a corpus of docid and text (its reader takes `text`, whatever
+its README says).
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ def make_passages(group: Group, scores: bool) -> Formatted:
 
 
 def _passages(side: Side, rows: Rows) -> pa.StructArray:
-    title = pa.array([""] * len(rows), pa.string())
-    return objects(docid=texts(side.doc_id, rows), title=title, text=texts(side.text, rows))
+    return objects(docid=texts(side.doc_id, rows), text=texts(side.text, rows))
 
 
 def make_ids(group: Group, scores: bool) -> Formatted:

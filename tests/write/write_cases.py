@@ -220,7 +220,7 @@ class Case:
 
     def _tevatron(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         def passages(docs: list[int]) -> list[Row]:
-            return [{"docid": str(doc), "title": "", "text": self.text(doc)} for doc in docs]
+            return [{"docid": str(doc), "text": self.text(doc)} for doc in docs]
 
         row = {"query_id": str(query), "query": self.query(query)}
         return row | {"positive_passages": passages(positives), "negative_passages": passages(negatives)}
