@@ -2,23 +2,27 @@
 
 Hard rules, which fail an audit: a positive of the query among its negatives (its own or a sibling's, by text with case
 and white space folded, or by id), a negative twice in a row, a score that is not a finite number, a query or a document
-of the evaluation, an id that no document has. The others are counts to judge by: near duplicates of a positive (Jaccard
-of word trigrams), rows with fewer negatives than most, and negatives that score above the positive: what the scores,
-if they are a teacher's, hold for mislabelled.
+of the evaluation, an id that does not resolve. The others are counts to judge by: near duplicates of a positive
+(Jaccard of word trigrams), rows with fewer negatives than most, and negatives that score above the positive: what the
+scores, if they are a teacher's, hold for mislabelled. Rows that name documents by id are looked at by text as well if
+the texts lie beside them, as raymine writes them.
 
-Two passes over the rows; in memory is a hash per distinct (query, positive), and a JSON array as a whole.
+Two passes over the rows; in memory are a hash per distinct (query, positive), the texts beside rows of ids, and a JSON
+array as a whole.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raymine import schemas
-from raymine.audit.readers import Row, files_of, rows
+from raymine.audit.companions import Texts, texts_beside
+from raymine.audit.readers import files_of, rows
+from raymine.audit.row import Row
 
 SHINGLE_WORDS = 3
 NEAR = 0.8
@@ -75,6 +79,13 @@ def key_of(text: str, by_id: bool = False) -> bytes:
     return schemas.text_hash(text if by_id else schemas.fold(text))
 
 
+def keys_of(documents: Sequence[str], by_id: bool, texts: Mapping[str, str]) -> list[set[bytes]]:
+    """What each document is known by: its text, or its id, and its text if that is there."""
+    if not by_id:
+        return [{key_of(text)} for text in documents]
+    return [{key_of(name, True)} | ({key_of(texts[name])} if name in texts else set()) for name in documents]
+
+
 def audit(
     paths: Sequence[str],
     evaluation_queries: Iterable[str] = (),
@@ -92,36 +103,47 @@ def audit(
     Raises:
         InputError: no training set there, or of no known format.
     """
-    files = files_of(list(paths))
+    found = _Rows(files_of(list(paths)))
     positives: dict[bytes, set[bytes]] = defaultdict(set)
     lengths: Counter[int] = Counter()
-    for file in files:
-        for row in rows(file):
-            positives[key_of(row.query)].update(key_of(text, row.by_id) for text in row.positives)
-            lengths[len(row.negatives)] += 1
+    for _, row, texts in found:
+        positives[key_of(row.query)].update(*keys_of(row.positives, row.by_id, texts.documents))
+        lengths[len(row.negatives)] += 1
     usual = max(lengths, key=lambda length: (lengths[length], length)) if lengths else 0
-    known = _Known(
-        positives, usual, _keys(evaluation_queries), _keys(evaluation_documents),
-        None if document_ids is None else set(document_ids),
-    )  # fmt: skip
+    ids = None if document_ids is None else set(document_ids)
+    known = _Known(positives, usual, _keys(evaluation_queries), _keys(evaluation_documents), ids)
     checks = {name: Check(name, is_hard) for name, is_hard in CHECKS.items()}
     num_rows = num_negatives = 0
-    for file in files:
-        for number, row in enumerate(rows(file)):
-            num_rows, num_negatives = num_rows + 1, num_negatives + len(row.negatives)
-            _check(row, known, checks, f"{file}, row {number}")
-    if document_ids is None:
-        del checks["ids that no document has"]
+    for where, row, texts in found:
+        num_rows, num_negatives = num_rows + 1, num_negatives + len(row.negatives)
+        _check(row, texts, known, checks, where)
+    if ids is None and not checks[RESOLVES].of:
+        del checks[RESOLVES]
     return Audit(num_rows, len(positives), num_negatives, list(checks.values()))
 
 
+class _Rows:
+    """The rows of some files: where each stands, the row, and the texts beside it."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        folders = {file.rpartition("/")[0]: file for file in files}
+        texts = {folder: texts_beside(file) for folder, file in folders.items()}
+        self.files = {file: texts[file.rpartition("/")[0]] for file in files}
+
+    def __iter__(self) -> Iterator[tuple[str, Row, Texts]]:
+        for file, texts in self.files.items():
+            for number, row in rows(file, bool(texts.documents)):
+                yield f"{file}, row {number}", row, texts
+
+
+RESOLVES = "ids that do not resolve"
 CHECKS = {
     "positives among the negatives": True,
     "negatives twice in a row": True,
     "scores that are not finite": True,
     "queries of the evaluation": True,
     "documents of the evaluation among the negatives": True,
-    "ids that no document has": True,
+    RESOLVES: True,
     "near duplicates of a positive": False,
     "rows with fewer negatives than most": False,
     "negatives that score above the positive": False,
@@ -141,37 +163,63 @@ def _keys(texts: Iterable[str]) -> set[bytes]:
     return {key for text in texts for key in (key_of(text), key_of(text, True))}
 
 
-def _check(row: Row, known: _Known, checks: dict[str, Check], where: str) -> None:
+def _check(row: Row, texts: Texts, known: _Known, checks: dict[str, Check], where: str) -> None:
     def tell(name: str, found: Sequence[Any], of: int) -> None:
         checks[name].count(len(found), of, f"{where}: {str(found[0])[:80]!r}" if found else "")
 
-    query, count = key_of(row.query), len(row.negatives)
-    keys = [key_of(text, row.by_id) for text in row.negatives]
+    count, positives = len(row.negatives), known.positives[key_of(row.query)]
+    keys = keys_of(row.negatives, row.by_id, texts.documents)
     pairs = list(zip(row.negatives, keys, strict=True))
-    tell("positives among the negatives", [text for text, key in pairs if key in known.positives[query]], count)
-    tell("negatives twice in a row", [text for i, (text, key) in enumerate(pairs) if key in keys[:i]], count)
+    tell("positives among the negatives", [name for name, key in pairs if key & positives], count)
+    tell("negatives twice in a row", _repeated(pairs), count)
     scores = [*row.positive_scores, *row.negative_scores]
     bad = [score for score in scores if not isinstance(score, int | float) or not math.isfinite(score)]
     tell("scores that are not finite", bad, len(scores))
-    tell("queries of the evaluation", [row.query] if query in known.queries else [], 1)
-    leaked = [text for text, key in pairs if key in known.documents]
+    query = {key_of(row.query), key_of(texts.queries.get(row.query, row.query))}
+    tell("queries of the evaluation", [row.query] if query & known.queries else [], 1)
+    leaked = [name for name, key in pairs if key & known.documents]
     tell("documents of the evaluation among the negatives", leaked, count)
-    if known.ids is not None and row.by_id:
-        unknown = [name for name in (*row.positives, *row.negatives) if name not in known.ids]
-        tell("ids that no document has", unknown, len(row.positives) + count)
-    if not row.by_id:
-        shingles = [shingles_of(text) for text in row.positives]
-        near = [
-            text
-            for text, key in pairs
-            if key not in known.positives[query] and any(jaccard(shingles_of(text), each) >= NEAR for each in shingles)
-        ]
-        tell("near duplicates of a positive", near, count)
-    if row.positives and len(row.positives) + count > 1:  # else a row is a single document
+    if row.by_id and (known.ids is not None or texts.documents):
+        tell(RESOLVES, _unresolved(row, known.ids, texts), len(row.positives) + count)
+    if not row.by_id or texts.documents:
+        others = [name for name, key in pairs if not key & positives]
+        tell("near duplicates of a positive", _near(row, others, texts.documents), count)
+    if len(row.positives) + count > 1:  # else a row is a single document
         tell("rows with fewer negatives than most", [count] if count < known.usual else [], 1)
     if row.positive_scores and not bad:
         lowest = min(row.positive_scores)
         tell("negatives that score above the positive", [s for s in row.negative_scores if s > lowest], count)
+
+
+def _repeated(pairs: Iterable[tuple[str, set[bytes]]]) -> list[str]:
+    """Documents that an earlier one equals, by id or by text."""
+    seen: set[bytes] = set()
+    found = []
+    for name, key in pairs:
+        if key & seen:
+            found.append(name)
+        seen |= key
+    return found
+
+
+def _unresolved(row: Row, ids: set[str] | None, texts: Texts) -> list[str]:
+    """Documents that are not in the corpus or not beside the rows, and a query that is not, where these are known."""
+    unknown = [row.query] if texts.queries and row.query not in texts.queries else []
+    for name in (*row.positives, *row.negatives):
+        if (ids is not None and name not in ids) or (texts.documents and name not in texts.documents):
+            unknown.append(name)
+    return unknown
+
+
+def _near(row: Row, negatives: Iterable[str], texts: Mapping[str, str]) -> list[str]:
+    """Negatives whose text is nearly that of a positive of the row."""
+
+    def shingles(name: str) -> set[Any]:
+        text = texts.get(name) if row.by_id else name
+        return set() if text is None else shingles_of(text)
+
+    positives = [found for found in map(shingles, row.positives) if found]
+    return [name for name in negatives if any(jaccard(shingles(name), each) >= NEAR for each in positives)]
 
 
 def shingles_of(text: str) -> set[tuple[str, ...]]:

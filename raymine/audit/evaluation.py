@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 
 from raymine import storage
+from raymine.audit.companions import named_texts
 from raymine.corpus.lines import lines
 from raymine.errors import InputError
 
@@ -41,10 +42,5 @@ def texts_of(folders: Sequence[str]) -> tuple[set[str], set[str]]:
 
 
 def ids_of(path: str) -> set[str]:
-    """The ids in a file of JSON lines: its first key that names one."""
-    names = ("_id", "docid", "document_id", "DOCUMENT_ID", "pid", "id")
-    found = set()
-    for _, line in lines(storage.absolute(path)):
-        row = json.loads(line)
-        found.add(str(next(row[name] for name in names if name in row)))
-    return found
+    """The ids in a file of JSON lines."""
+    return {name for name, _ in named_texts(storage.absolute(path))}

@@ -2,7 +2,7 @@
 
 A format is known by its columns: sentence-transformers' four, FlagEmbedding, tevatron (both), DPR, GPL, PyLate,
 Automodel, Arctic, SimLM, ms-swift, MS MARCO style, raymine's `margin` and `listwise`, from Parquet, JSON lines or JSON
-arrays.
+arrays. Files of lines without names of columns are read by tsv.py.
 """
 
 from __future__ import annotations
@@ -10,35 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from raymine import storage
+from raymine.audit.row import Row
+from raymine.audit.tsv import line_rows
 from raymine.corpus.lines import lines
 from raymine.errors import InputError
 
-SUFFIXES = (".parquet", ".jsonl", ".json")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training row.
-
-    Args:
-        query: text or id.
-        positives: texts or ids.
-        negatives: likewise.
-        positive_scores: of the positives; empty where there are none.
-        negative_scores: likewise.
-        by_id: documents are named by id.
-    """
-
-    query: str
-    positives: list[str]
-    negatives: list[str]
-    positive_scores: list[Any] = field(default_factory=list)
-    negative_scores: list[Any] = field(default_factory=list)
-    by_id: bool = False
+LINES = (".tsv", ".trec", ".run", ".txt")
+SUFFIXES = (".parquet", ".jsonl", ".json", *LINES)
 
 
 Made = Mapping[str, Any]
@@ -62,8 +43,9 @@ def _labeled(row: Made, names: list[str]) -> Row:
 
 
 def _tuple(row: Made, names: list[str]) -> Row:
+    """With scores, or with a margin: that is the positive's score, to the negative's of 0."""
     negatives = [row[name] for name in names if re.fullmatch(r"negative(_\d+)?", name)]
-    scores = list(row.get("scores") or [])
+    scores = [row["label"], 0.0] if "label" in row else list(row.get("scores") or [])
     return Row(row[names[0]], [row[names[1]]], negatives, scores[:1], scores[1:])
 
 
@@ -188,18 +170,25 @@ def files_of(paths: list[str]) -> list[str]:
     return found
 
 
-def rows(path: str) -> Iterator[Row]:
-    """The rows of a file.
+def rows(path: str, has_texts: bool = False) -> Iterator[tuple[int, Row]]:
+    """The rows of a file, each with its number, from 0.
+
+    Args:
+        path: of the file.
+        has_texts: whether documents lie beside it.
 
     Raises:
-        InputError: no format has its columns.
+        InputError: no format has its columns or lines.
     """
+    if path.endswith(LINES):
+        yield from line_rows(path, has_texts)
+        return
     reader: Reader | None = None
-    for made in _plain(path):
+    for number, made in enumerate(_plain(path)):
         names = list(made)
         if reader is None:
             reader = reader_of(names, path)
-        yield reader(made, names)
+        yield number, reader(made, names)
 
 
 def _plain(path: str) -> Iterator[Made]:

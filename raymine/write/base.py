@@ -91,7 +91,7 @@ class Format:
         extension: parquet, jsonl (an object a line), json (an array of objects) or tsv (without a header).
         make: gives the rows of a group, with scores or without.
         needs_scores: whether it is nothing without scores.
-        needs_texts: whether documents without a text are left out.
+        needs_texts: whether documents that are vectors only are left out, as those whose text is empty always are.
         companions: files that its rows refer to.
     """
 

@@ -23,7 +23,7 @@ class WriteDocuments:
         keys: of a document's id and text.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
     def __init__(self, pairs: Sequence[str], keys: tuple[str, str]) -> None:
@@ -59,7 +59,8 @@ class WriteQueries:
 
 
 def _written(path: str, keys: tuple[str, str], ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> Record:
-    rows = zip(ids.to_pylist(), texts.to_pylist(), strict=True)
-    lines = (json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) + "\n" for row in rows if row[1])
+    named = zip(ids.to_pylist(), texts.to_pylist(), strict=True)
+    rows = (dict(zip(keys, pair, strict=True)) for pair in named if pair[1] and pair[1].strip())
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     shard: Shard = storage.write_file(path, (line.encode() for line in lines))
     return Record([shard], rows_in=len(ids), rows_out=shard.num_rows)

@@ -69,7 +69,7 @@ def whole_group(block: Block, score: str | None, counts: Counts, needs_texts: bo
         score: which score is written; None: none. Documents whose score is unknown are then left out: no trainer takes
             a missing or NaN score.
         counts: is told of what is left out.
-        needs_texts: whether documents without a text are left out.
+        needs_texts: whether documents that are vectors only are left out, as those whose text is empty always are.
 
     Raises:
         ValueError: the text of an emitted document is not there.
@@ -99,15 +99,14 @@ class _Found:
 
 
 def _side(block: Block, rows: pa.Table, score: str | None, counts: Counts, needs_texts: bool) -> _Found:
-    """Those of some positives or negatives that have a text and a score, where these are asked for."""
+    """Those of some positives or negatives that have a text (or, if it need not, a vector only) and a score."""
     doc_row = rows["doc_row"].to_numpy()
     where = positions(block.texts["doc_row"].to_numpy(), doc_row)
     if (where < 0).any():
         raise ValueError(f"the texts of {int((where < 0).sum())} emitted documents were not fetched")
     text = block.texts["text"].take(pa.array(where)).combine_chunks()
-    has_text = np.ones(len(rows), np.bool_)
-    if needs_texts:
-        has_text = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(text), ""), False).to_numpy(zero_copy_only=False)
+    is_filled = pc.not_equal(pc.utf8_trim_whitespace(text), "")
+    has_text = pc.fill_null(is_filled, not needs_texts).to_numpy(zero_copy_only=False)
     known = np.zeros(len(rows), np.float32)
     if score is not None:
         known = pc.fill_null(rows[f"{score}_score"], float("nan")).to_numpy().astype(np.float32)

@@ -104,6 +104,21 @@ def test_what_is_left_out_is_counted():
     assert made(case, "flagembedding", False)[1].num_left_out == 1
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("text", [" ", None], ids=["blank", "vector"])
+def test_a_document_without_text_stands_only_where_ids_do(name, text):
+    """A blank one nowhere, or a reader of ids would train on an empty text; a vector without text where ids suffice."""
+    case = Case(0, n=2, num_queries=1, gaps=False)
+    case.positives, case.negatives = {50: [1, 2]}, {50: [10, 11]}
+    case.score = dict.fromkeys([(50, doc) for doc in (1, 2, 10, 11)], 0.5)
+    case.text = lambda doc: text if doc in (2, 11) else f"text {doc}"
+    rows, counts = made(case, name, FORMATS[name].needs_scores)
+    is_there = text is None and not FORMATS[name].needs_texts
+    assert counts.num_without_text == (0 if is_there else 2)
+    if not FORMATS[name].needs_texts:
+        assert ("11" in json.dumps(rows)) == is_there
+
+
 def test_a_text_that_was_not_fetched_is_a_bug():
     """A row must not go missing because its text did."""
     block = Case(0, gaps=False).block()
