@@ -244,8 +244,8 @@ class RescoreConfig(Section):
 
 FormatName = Literal[
     "triplet", "n-tuple", "labeled-pair", "labeled-list", "margin", "listwise", "flagembedding", "tevatron",
-    "tevatron-v2", "tevatron-run", "dpr", "gpl", "gpl-margins", "pylate", "automodel", "arctic", "simlm", "ms-swift",
-    "ance", "simans", "msmarco", "trec",
+    "tevatron-v2", "tevatron-run", "dpr", "gpl", "gpl-margins", "pylate", "automodel",
+    "automodel-corpus", "arctic", "simlm", "ms-swift", "ance", "simans", "msmarco", "trec",
 ]  # fmt: skip
 
 

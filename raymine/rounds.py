@@ -90,6 +90,8 @@ class Round:
         import datasets
 
         files = [storage.join(self.workspace, shard["path"]) for shard in written[format]]
+        from raymine.write import FORMATS
+
         kind = {"jsonl": "json", "json": "json", "parquet": "parquet"}.get(files[0].rsplit(".", 1)[1])
         if kind is None:
             raise WorkspaceError(
@@ -98,7 +100,8 @@ class Round:
                 expected="a format in Parquet or JSON",
                 fix="read the file with the trainer that it is for",
             )
-        return datasets.load_dataset(kind, data_files=files, split="train")
+        within = {} if FORMATS[format].envelope is None else {"field": "data"}
+        return datasets.load_dataset(kind, data_files=files, split="train", **within)
 
     def ledger(self) -> pa.Table:
         """What each task cost (schemas.LEDGER)."""

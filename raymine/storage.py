@@ -169,14 +169,16 @@ def write_tables(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> Sh
     return found[0]
 
 
-def write_file(path: str, lines: Iterable[bytes]) -> Shard:
-    """Writes one file from a stream of byte strings (one row each), atomically."""
+def write_file(path: str, lines: Iterable[bytes], head: bytes = b"", tail: bytes = b"") -> Shard:
+    """Writes one file from a stream of byte strings (one row each) and what stands around them, atomically."""
     found: list[Shard] = []
     num_rows: list[int] = []
     with _as_shard(path, found, num_rows) as temporary, temporary.open("wb") as file:
+        file.write(head)
         for line in lines:
             file.write(line)
             num_rows.append(1)
+        file.write(tail)
         file.close()
     return found[0]
 

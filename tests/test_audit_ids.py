@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import raymine
@@ -142,6 +144,22 @@ def test_numbers_are_ids_where_texts_lie_beside(tmp_path: Path) -> None:
     assert (first.positives, first.negatives, first.negative_scores) == ([], ["10"], [20.0])
     ((_, first), *_) = rows(beside(tmp_path / "ance", lines, {str(i): "x" for i in range(40)}, {}), has_texts=True)
     assert (first.positives, first.negatives, first.negative_scores) == (["10"], ["20"], [])
+
+
+def test_an_object_with_a_corpus_is_read(tmp_path: Path) -> None:
+    """Automodel's: its own miner leaves `-inf` negatives where a margin took too many; documents are Parquet."""
+    made = [
+        {"question_id": f"q{i}", "question": f"query {i}", "corpus_id": "c", "pos_doc": [{"id": f"p{i}", "score": 1.0}],
+         "neg_doc": [{"id": f"{side}{i}", "score": score} for side, score in (("n", 0.5), ("m", 0.1 if i else bad))]}
+        for i, bad in enumerate((float("-inf"), 0, 0))
+    ]  # fmt: skip
+    path = write(tmp_path / "train.json", [json.dumps({"corpus": {"path": "documents"}, "data": made})])
+    assert faults(audit([path])) == {INFINITE: [f"{path}, row 0: '-inf'"]}
+    (tmp_path / "documents").mkdir()
+    texts = {name: text for name, text in (DOCUMENTS | {"m1": "text p of 1"}).items() if name != "n2"}
+    pq.write_table(pa.table({"id": list(texts), "text": list(texts.values())}), tmp_path / "documents" / "a.parquet")
+    found = {POSITIVE: [f"{path}, row 1: 'm1'"], RESOLVES: [f"{path}, row 2: 'n2'"]}
+    assert faults(audit([path])) == {INFINITE: [f"{path}, row 0: '-inf'"], **found}
 
 
 def test_a_margin_is_a_score(tmp_path: Path) -> None:

@@ -175,7 +175,12 @@ def test_every_other_format_has_the_same_negatives_and_the_texts_it_names(
             if named is None:
                 assert not (folder / name / kind).exists()
                 continue
-            rows = [row for path in (folder / name / kind).iterdir() for row in json_lines(path)]
+            shards = set((folder / name / kind).iterdir())
+            if companions.about:
+                about = folder / name / kind / companions.about[0]
+                assert json.loads(about.read_text()) == companions.about[1]
+                shards.remove(about)
+            rows = [row for path in shards for row in rows_of(path)]
             ids = [row[named[0]] for row in rows]
             assert len(ids) == len(set(ids)) and all(row[named[1]] == texts[row[named[0]]] for row in rows)
             assert set(ids) >= ({doc for pair in wanted for doc in wanted[pair]} if keys == 0 else set(wanted))
@@ -187,9 +192,30 @@ def test_every_other_format_has_the_same_negatives_and_the_texts_it_names(
     contexts = [row for path in sorted((folder / "dpr").iterdir()) for row in json.loads(path.read_text())]
     by_text = {queries[qid]: docs for qid, docs in wanted.items()}
     assert all([c["passage_id"] for c in row["hard_negative_ctxs"]] == by_text[row["question"]] for row in contexts)
-    assert again.training_set("listwise").num_rows == len(contexts) == again.training_set("dpr").num_rows
+    for name in ("listwise", "dpr", "automodel-corpus"):
+        assert again.training_set(name).num_rows == len(contexts)
     with pytest.raises(raymine.WorkspaceError, match="file of lines"):
         again.training_set("trec")
+
+
+def test_documents_in_parquet_load_as_a_folder(data: Path, static_model: str, tmp_path: Path) -> None:
+    """As Automodel loads its corpus: with facts beside the shards, and shards that nobody names a document of."""
+    import datasets
+
+    values = mining.config(data, static_model, write={"formats": ["automodel-corpus"]})
+    values["select"] = {"sample": {"n": 1}}
+    values["corpus"]["shard_documents"] = 8
+    values["retrieve"] = {"bm25": {"k": 2}}
+    folder = Path(raymine.mine(make_config(values), str(tmp_path / "workspace")).path) / "shards" / "automodel-corpus"
+    loaded = datasets.load_dataset(str(folder / "documents"), cache_dir=str(tmp_path / "cache"))["train"]
+    shards = [pq.read_table(path) for path in (folder / "documents").glob("*.parquet")]
+    assert sum(map(len, shards)) == len(loaded) and min(map(len, shards)) == 0
+    rows = [row for path in folder.glob("*.json") for row in json.loads(path.read_text())["data"]]
+    assert {each["id"] for row in rows for each in (*row["pos_doc"], *row["neg_doc"])} <= set(loaded["id"])
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist() if path.suffix == ".parquet" else json_lines(path)
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""The texts beside rows that name documents and queries by id: JSON lines in folders `documents` and `queries`."""
+"""The texts beside rows that name documents and queries by id: JSON lines or Parquet in folders `documents` and
+`queries`."""
 
 from __future__ import annotations
 
@@ -26,14 +27,17 @@ def texts_beside(file: str) -> Texts:
     folder = file.rpartition("/")[0]
     found = Texts()
     for name, texts in vars(found).items():
-        for path in storage.list_files(storage.join(folder, name), ".jsonl"):
-            texts.update(named_texts(path))
+        for suffix in (".jsonl", ".parquet"):
+            for path in storage.list_files(storage.join(folder, name), suffix):
+                texts.update(named_texts(path))
     return found
 
 
 def named_texts(path: str) -> Iterator[tuple[str, str]]:
-    """Ids and texts in a file of JSON lines: the first key that names either; a text that is not there is empty."""
-    for _, line in lines(path):
-        row = json.loads(line)
+    """Ids and texts in a file of JSON lines or Parquet: the first key that names either; a text not there is empty."""
+    made = (
+        storage.read_table(path).to_pylist() if path.endswith(".parquet") else (json.loads(x) for _, x in lines(path))
+    )
+    for row in made:
         name = next(row[key] for key in IDS if key in row)
         yield str(name), next((row[key] for key in TEXTS if key in row), "")

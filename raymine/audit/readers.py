@@ -91,7 +91,13 @@ def _listwise(row: Made, names: list[str]) -> Row:
 
 
 def _automodel(row: Made, names: list[str]) -> Row:
-    return Row(row.get("question") or row["query"], _list(row["pos_doc"]), _list(row["neg_doc"]))
+    """Texts, or ids of a corpus with their scores."""
+    query, sides = row.get("question") or row["query"], [_list(row[name]) for name in ("pos_doc", "neg_doc")]
+    if "corpus_id" not in row:
+        return Row(query, sides[0], sides[1])
+    ids = [[str(each["id"]) for each in side] for side in sides]
+    scores = [[each["score"] for each in side if "score" in each] for side in sides]
+    return Row(query, ids[0], ids[1], scores[0], scores[1], by_id=True)
 
 
 def _arctic(row: Made, names: list[str]) -> Row:
@@ -197,7 +203,8 @@ def _plain(path: str) -> Iterator[Made]:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     elif path.endswith(".json"):
-        yield from json.loads(storage.read_bytes(path))
+        read = json.loads(storage.read_bytes(path))
+        yield from read["data"] if isinstance(read, dict) and "data" in read else read
     else:
         for _, line in lines(path):
             yield json.loads(line)

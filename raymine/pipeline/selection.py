@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from raymine import storage
@@ -235,12 +236,17 @@ def _write_companions(context: Context, name: str, selected: list[Done]) -> list
         return []
     folder = storage.join(context.folder, "shards", name)
     pairs = [done.outputs[3] for done in selected]
-    settings: dict[str, Any] = {"pairs": paths(pairs), "keys": companions.documents}
-    identity = {"format": name, "keys": companions.documents, "pairs": contents(pairs)}
+    how = {"keys": companions.documents, "extension": companions.extension}
+    settings: dict[str, Any] = {"pairs": paths(pairs), **how}
+    identity = {"format": name, **how, "pairs": contents(pairs)}
     documents = storage.join(folder, "documents")
     tasks = context.document_tasks()
     step = Step(f"write_{name}_documents", WriteDocuments, settings, identity, tasks, LIGHT, documents, "documents")
     shards = context.run(step).shards
+    if companions.about is not None:
+        file, content = companions.about
+        path = storage.join(context.artifacts.workspace, documents, file)
+        shards = [*shards, storage.write_file(path, [json.dumps(content).encode()])]
     if companions.queries is not None:
         tasks = context.block_tasks(({"shortfall": done.outputs[2].path} for done in selected), prefix="part")
         settings = {"keys": companions.queries}

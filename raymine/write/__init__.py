@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from raymine.write.ance import ANCE, SIMANS
 from raymine.write.arctic import ARCTIC
-from raymine.write.automodel import AUTOMODEL
+from raymine.write.automodel import AUTOMODEL, AUTOMODEL_CORPUS
 from raymine.write.base import Format
 from raymine.write.dpr import DPR
 from raymine.write.flagembedding import FLAGEMBEDDING
@@ -40,6 +40,7 @@ FORMATS: dict[str, Format] = {
     "gpl-margins": GPL_MARGINS,
     "pylate": PYLATE,
     "automodel": AUTOMODEL,
+    "automodel-corpus": AUTOMODEL_CORPUS,
     "arctic": ARCTIC,
     "simlm": SIMLM,
     "ms-swift": MS_SWIFT,

@@ -6,9 +6,9 @@ negative) combinations that may stand in one row, so no format has to know of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -72,15 +72,19 @@ class Formatted(NamedTuple):
 
 @dataclass(frozen=True)
 class Companions:
-    """Files of texts beside rows that name documents and queries by id: JSON lines, each text once.
+    """Files of texts beside rows that name documents and queries by id, each text once.
 
     Args:
         documents: keys of a document's id and text.
         queries: keys of a query's id and text; None where the rows have the queries' texts.
+        extension: jsonl (an object a line) or parquet.
+        about: name and content of a JSON file beside the documents.
     """
 
     documents: tuple[str, str]
     queries: tuple[str, str] | None
+    extension: str = "jsonl"
+    about: tuple[str, Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Format:
         needs_scores: whether it is nothing without scores.
         needs_texts: whether documents that are vectors only are left out, as those whose text is empty always are.
         companions: files that its rows refer to.
+        envelope: what the object of a `json` file has beside `data`, its rows; None: the file is the array of rows.
     """
 
     extension: str
@@ -100,6 +105,7 @@ class Format:
     needs_scores: bool = False
     needs_texts: bool = True
     companions: Companions | None = None
+    envelope: Mapping[str, Any] | None = None
 
 
 class PerQuery(NamedTuple):

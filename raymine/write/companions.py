@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raymine import schemas, storage
 from raymine.artifacts import Record, Task
@@ -16,18 +17,19 @@ from raymine.storage import Shard
 
 
 class WriteDocuments:
-    """Stage: the selected documents of one document shard, as JSON lines. Nothing where they have no texts.
+    """Stage: the selected documents of one document shard. Nothing where they have no texts.
 
     Args:
         pairs: paths of Select's pairs, bucketed by document shard.
         keys: of a document's id and text.
+        extension: jsonl or parquet.
     """
 
     VERSION = 2
     calls_in_flight = 1
 
-    def __init__(self, pairs: Sequence[str], keys: tuple[str, str]) -> None:
-        self.pairs, self.keys = pairs, keys
+    def __init__(self, pairs: Sequence[str], keys: tuple[str, str], extension: str) -> None:
+        self.pairs, self.keys, self.extension = pairs, keys, extension
 
     def __call__(self, task: Task) -> Record:
         """Writes those of shard `corpus` (path), which is number `bucket` and begins at `first_row`."""
@@ -35,7 +37,8 @@ class WriteDocuments:
         pairs = storage.read_buckets(self.pairs, inputs["bucket"], schemas.PAIRS)
         rows = distinct(pairs["doc_row"].to_numpy()) - inputs["first_row"]
         corpus = storage.read_table(inputs["corpus"], ["doc_id", "text"]) if len(rows) else schemas.CORPUS.empty_table()
-        return _written(f"{task.output}.jsonl", self.keys, corpus["doc_id"].take(rows), corpus["text"].take(rows))
+        path = f"{task.output}.{self.extension}"
+        return _written(path, self.keys, corpus["doc_id"].take(rows), corpus["text"].take(rows))
 
 
 class WriteQueries:
@@ -59,8 +62,11 @@ class WriteQueries:
 
 
 def _written(path: str, keys: tuple[str, str], ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> Record:
-    named = zip(ids.to_pylist(), texts.to_pylist(), strict=True)
-    rows = (dict(zip(keys, pair, strict=True)) for pair in named if pair[1] and pair[1].strip())
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    has_text = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False)
+    table = pa.table(dict(zip(keys, (ids, texts), strict=True))).filter(has_text)
+    if path.endswith(".parquet"):
+        filled = [table] if len(table) else []  # `datasets` cannot read a row group without rows
+        return Record([storage.write_tables(path, table.schema, filled)], rows_in=len(ids), rows_out=len(table))
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
     shard: Shard = storage.write_file(path, (line.encode() for line in lines))
     return Record([shard], rows_in=len(ids), rows_out=shard.num_rows)

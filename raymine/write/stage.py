@@ -174,16 +174,9 @@ def _json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _json_array(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """A line per object, and as many pieces as objects."""
-    before, last = "[", None
-    for row in rows:
-        if last is not None:
-            yield f"{before}\n{last}"
-            before = ","
-        last = json.dumps(row, ensure_ascii=False)
-    if last is not None:
-        yield f"{before}\n{last}\n]\n"
+def _json_items(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """What stands between the brackets of an array, a line per object."""
+    return (f"{',' if number else ''}\n{json.dumps(row, ensure_ascii=False)}" for number, row in enumerate(rows))
 
 
 def _tab_separated(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
@@ -191,14 +184,24 @@ def _tab_separated(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     return ("\t".join(" ".join(str(value).split()) for value in row.values()) + "\n" for row in rows)
 
 
-LINES = {"jsonl": _json_lines, "json": _json_array, "tsv": _tab_separated}
+LINES = {"jsonl": _json_lines, "json": _json_items, "tsv": _tab_separated}
+
+
+def _around(form: Format) -> tuple[str, str]:
+    """What stands before and after the rows of a file of text."""
+    if form.extension != "json":
+        return "", ""
+    if form.envelope is None:
+        return "[", "\n]\n"
+    return json.dumps({**form.envelope, "data": []}).removesuffix("]}"), "\n]}\n"
 
 
 def write_rows(path: str, form: Format, tables: Iterator[pa.Table]) -> Shard:
     """Writes a stream of at least one table in the format's kind of file (Parquet: a row group each)."""
     if form.extension != "parquet":
         lines = LINES[form.extension](row for table in tables for row in table.to_pylist())
-        return storage.write_file(f"{path}.{form.extension}", (line.encode() for line in lines))
+        head, tail = (text.encode() for text in _around(form))
+        return storage.write_file(f"{path}.{form.extension}", (line.encode() for line in lines), head, tail)
     first = next(tables)
     filled = (table for table in chain([first], tables) if table.num_rows)
     return storage.write_tables(f"{path}.parquet", first.schema, filled)

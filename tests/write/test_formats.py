@@ -148,7 +148,10 @@ def read(path, extension, rows):
     text = path.read_text()
     if extension == "tsv":
         return text.splitlines(), ["\t".join(" ".join(str(value).split()) for value in row.values()) for row in rows]
-    return json.loads(text) if extension == "json" else [json.loads(line) for line in text.splitlines()], rows
+    if extension == "jsonl":
+        return [json.loads(line) for line in text.splitlines()], rows
+    content = json.loads(text)
+    return content["data"] if isinstance(content, dict) else content, rows
 
 
 @pytest.mark.parametrize("name, scores", MADE)
@@ -173,11 +176,23 @@ def test_json_scores_are_short(tmp_path):
     assert json.loads(line)["neg_scores"] == [0.9] and "ü" in line
 
 
-def test_a_shard_without_rows_can_be_read(tmp_path):
-    """All queries were dropped: the file has its columns and no rows."""
+@pytest.mark.parametrize("name, scores", MADE)
+def test_a_shard_without_rows_can_be_read(tmp_path, name, scores):
+    """All queries were dropped: the file says so, with its columns or its brackets."""
     case = Case(0)
     case.dropped = set(case.positives)
     case.negatives = {query: [] for query in case.positives}
     case.forbidden = set()
-    table = storage.read_table(run_stage(tmp_path, case, "triplet", None).outputs[0].path)
-    assert table.num_rows == 0 and table.column_names == ["anchor", "positive", "negative"]
+    shard = run_stage(tmp_path, case, name, "teacher" if scores else None).outputs[0]
+    assert shard.num_rows == 0 and read(Path(shard.path), FORMATS[name].extension, [])[0] == []
+
+
+def test_automodel_finds_its_corpus_beside_the_rows(tmp_path):
+    """The path is relative to the file, the corpus' id is that of its metadata."""
+    form = FORMATS["automodel-corpus"]
+    run_stage(tmp_path, Case(4), "automodel-corpus", "teacher")
+    content = json.loads((tmp_path / "out" / "part-0.json").read_text())
+    assert list(content) == ["corpus", "data"] and content["corpus"] == {"path": "documents"}
+    name, about = form.companions.about
+    assert name == "merlin_metadata.json" and about["class"] == "TextQADataset"
+    assert {row["corpus_id"] for row in content["data"]} == {about["corpus_id"]}

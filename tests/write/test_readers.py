@@ -30,6 +30,7 @@ from raymine.config_file import make_config
 
 READERS = Path(__file__).with_name("readers")
 TEVATRON_V2 = "https://github.com/texttron/tevatron/archive/dd063104c81a76d6a77c845f667b46b9e5abd625.zip"
+FORMATS = ["flagembedding", "pylate", "tevatron", "tevatron-v2", "automodel", "automodel-corpus"]
 MINUTES = 15
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * MINUTES * 60)]
@@ -42,7 +43,7 @@ Run = Callable[..., list[Row]]
 def mined(static_model: str, cross_encoder_model: str, tmp_path_factory: pytest.TempPathFactory) -> raymine.Round:
     """Several positives, several shards and blocks, queries that are short of negatives."""
     data = mining.write_beir(tmp_path_factory.mktemp("data"))
-    write = {"formats": ["flagembedding", "pylate", "tevatron", "tevatron-v2"], "scores": True}
+    write = {"formats": FORMATS, "scores": True}
     values = mining.config(data, static_model, cross_encoder_model, write=write)
     return raymine.mine(make_config(values), str(tmp_path_factory.mktemp("workspace")))
 
@@ -102,7 +103,7 @@ def python_with(module: str, requirements: tuple[str, ...], folder: Path) -> str
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(install, capture_output=True, text=True, timeout=MINUTES * 60, env=environment)
     if done.returncode:
-        pytest.skip(f"{requirements[0]} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"{module} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
     return python
 
 
@@ -137,6 +138,15 @@ def test_tevatron_version_2_reads_texts(mined: raymine.Round, expected: list[Row
     requirements = (f"tevatron @ {TEVATRON_V2}", "pillow")
     for name in ("tevatron", "tevatron-v2"):
         rows = run("read_tevatron_v2", folder_of(mined, name), "tevatron.retriever.dataset", *requirements)
+        assert by_query(rows) == by_query(without_scores(expected))
+
+
+def test_automodel_reads_texts(mined: raymine.Round, expected: list[Row], run: Run) -> None:
+    """make_retrieval_dataset takes both kinds, and finds the corpus beside the rows."""
+    requirements = ("--no-deps", "nemo_automodel", "pillow")  # its reader needs no more; the package does
+    for name in ("automodel", "automodel-corpus"):
+        module = "nemo_automodel.components.datasets.llm.retrieval_dataset"
+        rows = run("read_automodel", folder_of(mined, name), module, *requirements)
         assert by_query(rows) == by_query(without_scores(expected))
 
 

@@ -14,8 +14,8 @@ from raymine.write.stage import Block
 Row = dict[str, Any]
 RUNS = ("trec", "tevatron-run")
 PER_QUERY = (
-    "flagembedding", "listwise", "pylate", "tevatron", "tevatron-v2", "dpr", "gpl", "automodel", "simlm", "simans",
-    "msmarco",
+    "flagembedding", "listwise", "pylate", "tevatron", "tevatron-v2", "dpr", "gpl", "automodel", "automodel-corpus",
+    "simlm", "simans", "msmarco",
 )  # fmt: skip
 
 
@@ -256,6 +256,13 @@ class Case:
     def _automodel(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         pos, neg = ([self.text(doc) for doc in side] for side in (positives, negatives))
         return {"question": self.query(query), "pos_doc": pos, "neg_doc": neg}
+
+    def _automodel_corpus(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        def documents(docs: list[int]) -> list[Row]:
+            return [{"id": str(doc)} | ({"score": self.score[query, doc]} if scores else {}) for doc in docs]
+
+        row = {"question_id": str(query), "question": self.query(query), "corpus_id": "raymine"}
+        return row | {"pos_doc": documents(positives), "neg_doc": documents(negatives)}
 
     def _simlm(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         def documents(docs: list[int]) -> Row:
