@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import raymine
-from raymine.audit import audit, jaccard, shingles_of
+from raymine.audit import audit
 from raymine.audit.evaluation import ids_of, texts_of
 from raymine.audit.readers import rows
 from raymine.config_file import make_config
@@ -158,12 +158,6 @@ def test_what_is_no_training_set_is_an_error(tmp_path: Path) -> None:
         audit([str(tmp_path)])
     with pytest.raises(raymine.InputError, match="columns a, b"):
         audit([write(tmp_path / "x.jsonl", [{"a": 1, "b": 2}])])
-
-
-def test_jaccard_of_shingles() -> None:
-    """Of word trigrams; a short text is one shingle."""
-    assert jaccard(shingles_of("a b c d"), shingles_of("A b  c e")) == 1 / 3
-    assert jaccard(shingles_of("a b"), shingles_of("a b")) == 1 and jaccard(shingles_of("a"), shingles_of("b")) == 0
 
 
 def test_the_command_fails_on_a_broken_rule(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from raymine import schemas
 from raymine.audit.companions import Texts, texts_beside
 from raymine.audit.readers import files_of, rows
 from raymine.audit.row import Row
+from raymine.shingles import Hashes, jaccard, shingles
 
 SHINGLE_WORDS = 3
 NEAR = 0.8
@@ -214,20 +215,8 @@ def _unresolved(row: Row, ids: set[str] | None, texts: Texts) -> list[str]:
 def _near(row: Row, negatives: Iterable[str], texts: Mapping[str, str]) -> list[str]:
     """Negatives whose text is nearly that of a positive of the row."""
 
-    def shingles(name: str) -> set[Any]:
-        text = texts.get(name) if row.by_id else name
-        return set() if text is None else shingles_of(text)
+    def shingles_of(name: str) -> Hashes:
+        return shingles((texts.get(name) or "") if row.by_id else name, SHINGLE_WORDS)
 
-    positives = [found for found in map(shingles, row.positives) if found]
-    return [name for name in negatives if any(jaccard(shingles(name), each) >= NEAR for each in positives)]
-
-
-def shingles_of(text: str) -> set[tuple[str, ...]]:
-    """Runs of SHINGLE_WORDS words, case folded; a shorter text is one."""
-    words = schemas.fold(text).split()
-    return {tuple(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))}
-
-
-def jaccard(left: set[Any], right: set[Any]) -> float:
-    """The share of what either has that both have."""
-    return len(left & right) / len(left | right) if left or right else 0.0
+    positives = [found for found in map(shingles_of, row.positives) if len(found)]
+    return [name for name in negatives if any(jaccard(shingles_of(name), each) >= NEAR for each in positives)]

@@ -167,4 +167,6 @@ def test_words_and_folding():
     """Case and white space count for nothing; a text of fewer words is one shingle; an empty one has none."""
     assert np.array_equal(shingles.shingles("A b\tC d", 3), shingles.shingles("a B c  D", 3))
     assert len(shingles.shingles("a b c d", 3)) == 2 and len(shingles.shingles("a b", 3)) == 1
+    left, right = shingles.shingles("a b c d", 3), shingles.shingles("A B  c e", 3)
+    assert shingles.jaccard(left, right) == 1 / 3 and shingles.jaccard(left, left) == 1
     assert len(shingles.shingles(" ", 3)) == 0 and shingles.jaccard(np.empty(0), np.empty(0)) == 0
