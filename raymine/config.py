@@ -6,7 +6,7 @@ that lists the valid ones. Paths are relative to the config file.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -290,8 +290,20 @@ class ResourcesConfig(Section):
     rescore: WorkerConfig = WorkerConfig()
 
 
+# What wins in benchmarks/false_negatives.py: the teacher says what is no answer, on a scale of its own making, and the
+# embedder says which of the rest is hardest.
+WITH_A_TEACHER: dict[str, Any] = {
+    "calibrate": "percentile",
+    "filters": [{"kind": "max_score", "value": 0.3, "score": "teacher"}],
+}
+
+
 class Config(Section):
-    """One round's config. See the sections for their keys."""
+    """One round's config. See the sections for their keys.
+
+    With a teacher, and neither `select.filters` nor `select.calibrate`, WITH_A_TEACHER is how it selects, and sampling
+    goes by the dense score if there are embeddings.
+    """
 
     seed: int = 0
     corpus: CorpusConfig | None = None
@@ -306,6 +318,20 @@ class Config(Section):
     write: WriteConfig = WriteConfig()
     cost: CostConfig = CostConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _selects_by_the_teacher(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not raw.get("rescore"):
+            return raw
+        select = raw.get("select") or {}
+        if not isinstance(select, dict) or not {"filters", "calibrate"}.isdisjoint(select):
+            return raw
+        sample = select.get("sample") or {}
+        embed = raw.get("embed") or {}
+        if isinstance(sample, dict) and isinstance(embed, dict) and embed.get("model"):
+            sample = {"score": "dense", **sample}
+        return {**raw, "select": {**WITH_A_TEACHER, "sample": sample}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -33,6 +33,7 @@ retrieve:                               # where candidates come from, and how ma
   random: {{k: 10}}                       # anything at all
 # rescore: {{model: cross-encoder/ms-marco-MiniLM-L6-v2}}   # a teacher finds likely false negatives; needs its files
 select:
+  # With a teacher, leave `filters` out: what it puts above the lowest 3 of 10 known positives then goes.
   filters:                              # each drop is recorded with its reason
     - {{kind: max_relative_score, of_positive: 0.95}}       # nearly as good as the positive: likely relevant
     - {{kind: skip_top, n: 5}}                              # the first ranks of the embedder are the riskiest

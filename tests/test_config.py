@@ -8,6 +8,7 @@ import yaml
 
 from raymine.config_file import dump_yaml, load_config, make_config
 from raymine.errors import ConfigError
+from raymine.recipes import recipe
 
 GOOD: dict[str, Any] = {
     "corpus": {"path": "corpus.jsonl"},
@@ -106,3 +107,15 @@ def test_the_dump_is_the_config(tmp_path: Path) -> None:
     """What is written into a round reads back as the same config."""
     config = load_config(_write(tmp_path, _with(select={"filters": [{"kind": "margin", "value": 0.1}]})))
     assert make_config(yaml.safe_load(dump_yaml(config))) == config
+
+
+def test_with_a_teacher_the_default_is_what_wins() -> None:
+    """Neither filters nor a scale given: the recipe `calibrated`. Either given: nothing is added."""
+    with_teacher = {**GOOD, "embed": {"model": "m"}, "retrieve": {"dense": {}}, "rescore": {"model": "t"}}
+    got = make_config(with_teacher).select
+    wanted = make_config({**with_teacher, "select": yaml.safe_load(recipe("calibrated"))["select"]}).select
+    assert got == wanted and got.calibrate == "percentile"
+    assert make_config({**with_teacher, "select": {"sample": {"n": 3}}}).select.sample.score == "dense"
+    assert make_config({**with_teacher, "select": {"filters": []}}).select.filters == ()
+    assert make_config({**with_teacher, "select": {"calibrate": "sigmoid"}}).select.filters == ()
+    assert make_config({**with_teacher, "rescore": None}).select.filters == ()

@@ -2,7 +2,8 @@
 
 The sets are read from the folder in RAYMINE_DATA, else from `shared/data` beside the checkout; without them these tests
 are skipped. The embedder is a real one (token vectors over a WordPiece tokenizer of the set), its weights drawn and not
-trained: what is tested is that its scores come out right, not that they are good.
+trained: what is tested is that its scores come out right, not that they are good. squad takes minutes, so it is in
+`make test-slow`.
 """
 
 import json
@@ -96,7 +97,7 @@ class Mined:
         return self.workspace(executor) / "rounds" / "0001"
 
 
-@pytest.fixture(scope="module", params=list(SETS))
+@pytest.fixture(scope="module", params=["scifact", pytest.param("squad", marks=pytest.mark.slow)])
 def mined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     if not (DATA / request.param).is_dir():
         pytest.skip(f"no {request.param} in {DATA}: set RAYMINE_DATA to the folder of the sets")

@@ -26,8 +26,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_query(found: raymine.Round) -> list[tuple[list[Row], list[Row], list[Row]]]:
-    """Per query its positives, the candidates that are neither a positive nor a copy, and the negatives."""
+    """Per query its positives, the candidates that are neither a positive nor a copy, and the negatives.
+
+    `share` of a row: that of all positives that the teacher puts no higher.
+    """
     verdicts, negatives = found.verdicts().to_table().to_pylist(), found.negatives().to_pylist()
+    known = [row["teacher_score"] for row in verdicts if (row["relevance"] or 0) > 0]
+    known = [score for score in known if score is not None]
+    for row in verdicts:
+        row["share"] = sum(score <= (row["teacher_score"] or 0) for score in known) / max(1, len(known))
     made = []
     for query in sorted({row["query_row"] for row in verdicts}):
         own = [row for row in verdicts if row["query_row"] == query]
@@ -102,6 +109,14 @@ def middle(positives: list[Row], candidates: list[Row], negatives: list[Row]) ->
     return is_sample(negatives, allowed, 8)
 
 
+def calibrated(positives: list[Row], candidates: list[Row], negatives: list[Row]) -> bool:
+    """Positives that score within 0.05 % of a candidate count as no higher, so a share may be one positive off."""
+    sure, allowed = ([row for row in candidates if row["share"] <= limit] for limit in (0.3 - 0.03, 0.3))
+    lowest = min((row["dense_score"] for row in negatives), default=-1.0)
+    skipped = [row for row in sure if row["dense_score"] > lowest and row not in negatives]
+    return is_sample(negatives, allowed, 8) and not skipped
+
+
 RULES: dict[str, Callable[..., bool]] = {
     "dpr": dpr,
     "ance": chance(5, 0, 200),
@@ -113,6 +128,7 @@ RULES: dict[str, Callable[..., bool]] = {
     "arctic": arctic,
     "e5-mistral": chance(7, 30, 100),
     "middle": middle,
+    "calibrated": calibrated,
 }
 
 
