@@ -243,9 +243,9 @@ class RescoreConfig(Section):
 
 
 FormatName = Literal[
-    "triplet", "n-tuple", "labeled-pair", "labeled-list", "margin", "listwise", "flagembedding", "tevatron",
-    "tevatron-v2", "tevatron-run", "dpr", "gpl", "gpl-margins", "pylate", "automodel",
-    "automodel-corpus", "arctic", "simlm", "ms-swift", "ance", "simans", "msmarco", "trec",
+    "triplet", "n-tuple", "labeled-pair", "labeled-list", "labeled-list-all", "margin", "listwise", "flagembedding",
+    "tevatron", "tevatron-v2", "tevatron-run", "dpr", "gpl", "gpl-margins", "pylate", "automodel", "automodel-corpus",
+    "arctic", "simlm", "ms-swift", "ance", "simans", "msmarco", "trec",
 ]  # fmt: skip
 
 

@@ -21,9 +21,11 @@ from raymine.audit.readers import rows
 from raymine.config_file import make_config
 from raymine.write import FORMATS
 
-# These repeat negatives for each positive, or (labeled-pair with scores, pylate) do not tell the sides apart.
+# These repeat negatives for each positive, or (labeled-pair and labeled-list-all with scores, pylate) do not tell the
+# sides apart.
 NOT_ONCE = {
-    "triplet", "n-tuple", "labeled-list", "margin", "ms-swift", "labeled-pair", "pylate", "ance", "gpl-margins",
+    "triplet", "n-tuple", "labeled-list", "labeled-list-all", "margin", "ms-swift", "labeled-pair", "pylate", "ance",
+    "gpl-margins",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from raymine.write.base import Format
 from raymine.write.dpr import DPR
 from raymine.write.flagembedding import FLAGEMBEDDING
 from raymine.write.gpl import GPL, GPL_MARGINS
-from raymine.write.labeled_list import LABELED_LIST
+from raymine.write.labeled_list import LABELED_LIST, LABELED_LIST_ALL
 from raymine.write.labeled_pair import LABELED_PAIR
 from raymine.write.listwise import LISTWISE, PYLATE
 from raymine.write.margin import MARGIN
@@ -29,6 +29,7 @@ FORMATS: dict[str, Format] = {
     "n-tuple": N_TUPLE,
     "labeled-pair": LABELED_PAIR,
     "labeled-list": LABELED_LIST,
+    "labeled-list-all": LABELED_LIST_ALL,
     "margin": MARGIN,
     "listwise": LISTWISE,
     "flagembedding": FLAGEMBEDDING,

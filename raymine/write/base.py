@@ -139,6 +139,13 @@ def per_query(group: Group) -> PerQuery:
     return PerQuery(query, positives, negatives, (counts[0][query], counts[1][query]), num_left_out)
 
 
+def both_sides(group: Group, rows: PerQuery) -> tuple[Rows, Rows]:
+    """Positions among positives and then negatives, each query's positives first, and the length of each list."""
+    order = np.concatenate([rows.positives, rows.negatives + len(group.positives)])
+    query = np.concatenate([np.repeat(np.arange(len(rows.query)), lengths) for lengths in rows.lengths])
+    return order[np.argsort(query, kind="stable")], rows.lengths[0] + rows.lengths[1]
+
+
 def texts(column: pa.Array, rows: Rows) -> pa.Array:
     """Texts at some positions, as the string type that every reader of Parquet knows."""
     return column.take(pa.array(rows)).cast(pa.string())

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from raymine.write.base import Companions, Format, Formatted, Group, PerQuery, Rows, lists, per_query, texts
+from raymine.write.base import Companions, Format, Formatted, Group, Rows, both_sides, lists, per_query, texts
 
 
 def make_texts(group: Group, scores: bool) -> Formatted:
     """Rows by query; a query without negatives, or without positives, has none."""
     rows = per_query(group)
-    order, lengths = _both(group, rows)
+    order, lengths = both_sides(group, rows)
     documents = pa.concat_arrays([group.positives.text, group.negatives.text])
     columns = {
         "query": texts(group.queries, rows.query),
@@ -30,7 +30,7 @@ def make_texts(group: Group, scores: bool) -> Formatted:
 def make_ids(group: Group, scores: bool) -> Formatted:
     """As make_texts, with ids."""
     rows = per_query(group)
-    order, lengths = _both(group, rows)
+    order, lengths = both_sides(group, rows)
     documents = pa.concat_arrays([group.positives.doc_id, group.negatives.doc_id])
     columns = {
         "query_id": texts(group.query_ids, rows.query),
@@ -38,13 +38,6 @@ def make_ids(group: Group, scores: bool) -> Formatted:
         "scores": _scores(group, order, lengths),
     }
     return Formatted(pa.table(columns), rows.num_left_out)
-
-
-def _both(group: Group, rows: PerQuery) -> tuple[Rows, Rows]:
-    """Positions among positives and then negatives, each query's positives first, and the length of each list."""
-    order = np.concatenate([rows.positives, rows.negatives + len(group.positives)])
-    query = np.concatenate([np.repeat(np.arange(len(rows.query)), lengths) for lengths in rows.lengths])
-    return order[np.argsort(query, kind="stable")], rows.lengths[0] + rows.lengths[1]
 
 
 def _scores(group: Group, order: Rows, lengths: Rows) -> pa.ListArray:

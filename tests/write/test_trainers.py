@@ -79,6 +79,9 @@ def test_bi_encoders_train(tmp_path, static_model, name, scores, loss):
         ("labeled-list", True, "LambdaLoss"),
         ("labeled-list", False, "ListNetLoss"),
         ("labeled-list", True, "ListNetLoss"),
+        ("labeled-list-all", False, "LambdaLoss"),
+        ("labeled-list-all", False, "ListMLELoss"),
+        ("labeled-list-all", True, "ListNetLoss"),
         ("triplet", True, "MarginMSELoss"),
     ],
 )

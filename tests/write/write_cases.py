@@ -15,7 +15,7 @@ Row = dict[str, Any]
 RUNS = ("trec", "tevatron-run")
 PER_QUERY = (
     "flagembedding", "listwise", "pylate", "tevatron", "tevatron-v2", "dpr", "gpl", "automodel", "automodel-corpus",
-    "simlm", "simans", "msmarco",
+    "simlm", "simans", "msmarco", "labeled-list-all",
 )  # fmt: skip
 
 
@@ -150,6 +150,13 @@ class Case:
         if scores:
             return [row | {"scores": self._scores(query, [positive, *beside])}]
         return [row | {"labels": [1] + [0] * len(beside)}]
+
+    def _labeled_list_all(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
+        both = positives + negatives
+        row = {"anchor": self.query(query), "positive": [self.text(doc) for doc in both]}
+        if scores:
+            return row | {"scores": self._scores(query, both)}
+        return row | {"labels": [1] * len(positives) + [0] * len(negatives)}
 
     def _pair(self, query: int, doc: int, is_positive: bool, scores: bool) -> Row:
         row: Row = {"anchor": self.query(query), "positive": self.text(doc)}
