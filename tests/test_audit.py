@@ -96,6 +96,12 @@ CLEAN = [
             "near duplicates of a positive",
             "row 1: 'one two",
         ),
+        (
+            {"neg": ["one two three four five six seven eight nine ten", "b",
+                     "one two three four five six seven eight nine ten !"]},
+            "near duplicates of another negative",
+            "row 1: 'one two",
+        ),
     ],
     ids=str,
 )  # fmt: skip

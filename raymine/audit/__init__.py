@@ -2,10 +2,10 @@
 
 Hard rules, which fail an audit: a positive of the query among its negatives (its own or a sibling's, by text with case
 and white space folded, or by id), a negative twice in a row, a score that is not a finite number, a query or a document
-of the evaluation, an id that does not resolve. The others are counts to judge by: near duplicates of a positive
-(Jaccard of word trigrams), rows with fewer negatives than most, and negatives that score above the positive: what the
-scores, if they are a teacher's, hold for mislabelled. Rows that name documents by id are looked at by text as well if
-the texts lie beside them, as raymine writes them.
+of the evaluation, an id that does not resolve. The others are counts to judge by: near duplicates of a positive or of
+another negative (Jaccard of word trigrams), rows with fewer negatives than most, and negatives that score above the
+positive: what the scores, if they are a teacher's, hold for mislabelled. Rows that name documents by id are looked at
+by text as well if the texts lie beside them, as raymine writes them.
 
 Two passes over the rows; in memory are a hash per distinct (query, positive), the texts beside rows of ids, and a JSON
 array as a whole.
@@ -146,6 +146,7 @@ CHECKS = {
     "documents of the evaluation among the negatives": True,
     RESOLVES: True,
     "near duplicates of a positive": False,
+    "near duplicates of another negative": False,
     "rows with fewer negatives than most": False,
     "negatives that score above the positive": False,
 }
@@ -172,7 +173,8 @@ def _check(row: Row, texts: Texts, known: _Known, checks: dict[str, Check], wher
     keys = keys_of(row.negatives, row.by_id, texts.documents)
     pairs = list(zip(row.negatives, keys, strict=True))
     tell("positives among the negatives", [name for name, key in pairs if key & positives], count)
-    tell("negatives twice in a row", _repeated(pairs), count)
+    firsts, repeated = _without_repeated(pairs)
+    tell("negatives twice in a row", repeated, count)
     scores = [*row.positive_scores, *row.negative_scores]
     bad = [score for score in scores if not isinstance(score, int | float) or not math.isfinite(score)]
     tell("scores that are not finite", bad, len(scores))
@@ -183,8 +185,10 @@ def _check(row: Row, texts: Texts, known: _Known, checks: dict[str, Check], wher
     if row.by_id and (known.ids is not None or texts.documents):
         tell(RESOLVES, _unresolved(row, known.ids, texts), len(row.positives) + count)
     if not row.by_id or texts.documents:
-        others = [name for name, key in pairs if not key & positives]
-        tell("near duplicates of a positive", _near(row, others, texts.documents), count)
+        others = [name for name, key in firsts if not key & positives]
+        near, like_another = _near(row, others, texts.documents)
+        tell("near duplicates of a positive", near, count)
+        tell("near duplicates of another negative", like_another, count)
     if len(row.positives) + count > 1:  # else a row is a single document
         tell("rows with fewer negatives than most", [count] if count < known.usual else [], 1)
     if row.positive_scores and not bad:
@@ -192,15 +196,17 @@ def _check(row: Row, texts: Texts, known: _Known, checks: dict[str, Check], wher
         tell("negatives that score above the positive", [s for s in row.negative_scores if s > lowest], count)
 
 
-def _repeated(pairs: Iterable[tuple[str, set[bytes]]]) -> list[str]:
-    """Documents that an earlier one equals, by id or by text."""
+def _without_repeated(pairs: Iterable[tuple[str, set[bytes]]]) -> tuple[list[tuple[str, set[bytes]]], list[str]]:
+    """Documents that no earlier one equals, by id or by text, and the others."""
     seen: set[bytes] = set()
-    found = []
+    firsts, repeated = [], []
     for name, key in pairs:
         if key & seen:
-            found.append(name)
+            repeated.append(name)
+        else:
+            firsts.append((name, key))
         seen |= key
-    return found
+    return firsts, repeated
 
 
 def _unresolved(row: Row, ids: set[str] | None, texts: Texts) -> list[str]:
@@ -212,11 +218,24 @@ def _unresolved(row: Row, ids: set[str] | None, texts: Texts) -> list[str]:
     return unknown
 
 
-def _near(row: Row, negatives: Iterable[str], texts: Mapping[str, str]) -> list[str]:
-    """Negatives whose text is nearly that of a positive of the row."""
+def _near(row: Row, negatives: Iterable[str], texts: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Negatives whose text is nearly that of a positive of the row, and those whose is nearly an earlier negative's."""
 
     def shingles_of(name: str) -> Hashes:
         return shingles((texts.get(name) or "") if row.by_id else name, SHINGLE_WORDS)
 
-    positives = [found for found in map(shingles_of, row.positives) if len(found)]
-    return [name for name in negatives if any(jaccard(shingles_of(name), each) >= NEAR for each in positives)]
+    positives = list(map(shingles_of, row.positives))
+    of_a_positive, of_another, earlier = [], [], []
+    for name in negatives:
+        own = shingles_of(name)
+        if any(_is_near(own, other) for other in positives):
+            of_a_positive.append(name)
+        elif any(_is_near(own, other) for other in earlier):
+            of_another.append(name)
+        earlier.append(own)
+    return of_a_positive, of_another
+
+
+def _is_near(left: Hashes, right: Hashes) -> bool:
+    # Sets of which one is much larger are told apart by their sizes: they are most of all pairs.
+    return min(len(left), len(right)) >= NEAR * max(len(left), len(right), 1) and jaccard(left, right) >= NEAR
