@@ -225,7 +225,9 @@ def _near(row: Row, negatives: Iterable[str], texts: Mapping[str, str]) -> tuple
         return shingles((texts.get(name) or "") if row.by_id else name, SHINGLE_WORDS)
 
     positives = list(map(shingles_of, row.positives))
-    of_a_positive, of_another, earlier = [], [], []
+    of_a_positive: list[str] = []
+    of_another: list[str] = []
+    earlier: list[Hashes] = []
     for name in negatives:
         own = shingles_of(name)
         if any(_is_near(own, other) for other in positives):

@@ -4,6 +4,8 @@ One task joins the judgements with the queries' ids and gives every kept query i
 as do those of relevance 0 or below (judged not relevant: neither positive nor excluded). A pair that is to be excluded
 is no positive, whatever the positives' file says; a query that has no other one is not mined for.
 
+Queries of equal text are one question: what answers one of them is excluded for the others.
+
 Cost: one hash table over the queries' ids and one probe per judgement. Memory: all query ids and all judgements as
 Arrow columns (an id's bytes + 4, and 15 bytes of numbers per judgement: 10 million of them are some 0.5 GB, and about
 twice that while they are joined), and one block of queries' texts and vectors. Nothing grows with the corpus.
@@ -24,6 +26,7 @@ from raymine.artifacts import Record, Task
 from raymine.config import QueriesConfig
 from raymine.corpus.ids import duplicate_faults, repeated
 from raymine.corpus.judgements import judgement_faults
+from raymine.lookup import cross
 from raymine.storage import Shard
 
 NUM_EXAMPLES = 5
@@ -35,7 +38,7 @@ class Selection:
 
     Args:
         is_kept: bool [num_queries], in file order.
-        pairs: schemas.JUDGED_PAIRS of the kept queries, in the judgements' order.
+        pairs: schemas.JUDGED_PAIRS of the kept queries, in the judgements' order; then those of queries of equal text.
         unknown: judgements (schemas.JUDGEMENTS) of positives whose query is not among the queries.
         num_positives_excluded: judgements of positives that are void because the pair is excluded.
     """
@@ -46,12 +49,13 @@ class Selection:
     num_positives_excluded: int
 
 
-def select_queries(query_ids: pa.Array, judgements: pa.Table) -> Selection:
+def select_queries(query_ids: pa.Array, judgements: pa.Table, texts: NDArray[np.int64]) -> Selection:
     """Joins judgements with queries.
 
     Args:
         query_ids: unique strings [num_queries].
         judgements: schemas.JUDGEMENTS.
+        texts: int64 [num_queries], from 0, equal where the queries' texts are equal.
     """
     excluded = judgements["excluded"].to_numpy()
     counts = excluded | (judgements["relevance"].to_numpy() > 0)
@@ -70,7 +74,42 @@ def select_queries(query_ids: pa.Array, judgements: pa.Table) -> Selection:
     new_rows = np.cumsum(is_kept) - 1
     columns = [pa.array(new_rows[query_rows[kept]]), *judgements.filter(pa.array(kept)).columns[1:]]
     pairs = pa.Table.from_arrays(columns, schema=schemas.JUDGED_PAIRS)
+    twins, judgement = pairs_of_twins(texts, query_rows, judgements["doc_id"])
+    judgement, twins = judgement[is_kept[twins]], twins[is_kept[twins]]
+    excluded_pairs = judgements.take(pa.array(judgement))
+    is_excluded = pa.array(np.ones(len(twins), np.bool_))
+    at = schemas.JUDGEMENTS.get_field_index("excluded")
+    excluded_pairs = excluded_pairs.set_column(at, schemas.JUDGEMENTS.field(at), is_excluded)
+    columns = [pa.array(new_rows[twins]), *excluded_pairs.columns[1:]]
+    pairs = pa.concat_tables([pairs, pa.Table.from_arrays(columns, schema=schemas.JUDGED_PAIRS)]).combine_chunks()
     return Selection(is_kept, pairs, unknown, int(is_void.sum()))
+
+
+def pairs_of_twins(
+    texts: NDArray[np.int64], query_rows: NDArray[np.int64], doc_ids: pa.ChunkedArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Documents judged for a query of equal text but not for the query itself.
+
+    Args:
+        texts: int64 [num_queries], equal where the queries' texts are.
+        query_rows: int64 [n], of the judgements that count.
+        doc_ids: strings [n].
+
+    Returns:
+        The other query's row and the judgement's position, int64 [p] each; a pair occurs once.
+    """
+    shared = np.flatnonzero(np.bincount(texts)[texts[query_rows]] > 1)
+    order = np.argsort(texts, kind="stable")
+    judgement, other = cross(texts[query_rows[shared]], texts[order])
+    judgement, other = shared[judgement], order[other]
+    docs = schemas.one_array(doc_ids.take(pa.array(shared))).dictionary_encode()
+    doc_of = np.zeros(len(query_rows), np.int64)
+    doc_of[shared] = docs.indices.to_numpy()
+    span = max(1, len(docs.dictionary))
+    keys = other * span + doc_of[judgement]
+    is_new = ~np.isin(keys, query_rows[shared] * span + doc_of[shared])
+    keys, first = np.unique(keys[is_new], return_index=True)
+    return other[is_new][first], judgement[is_new][first]
 
 
 def void_positives(
@@ -117,7 +156,7 @@ class SelectQueries:
     `{output}-pairs.parquet`, schemas.JUDGED_PAIRS.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
     def __init__(self, block_queries: int, sources: Sequence[str], config: QueriesConfig | None) -> None:
@@ -127,12 +166,14 @@ class SelectQueries:
         paths, vector_paths = task.inputs["queries"], task.inputs["query_vectors"]
         if not paths:
             return Record(problems=[f"{self.sources[0] if self.config is None else self.config.path}: no queries"])
-        tables = [storage.read_table(path, ["query_id"]) for path in paths]
-        query_ids = schemas.one_array(pa.concat_tables(tables)["query_id"])
+        tables = [storage.read_table(path, ["query_id", "text_hash"]) for path in paths]
+        whole = pa.concat_tables(tables)
+        query_ids = schemas.one_array(whole["query_id"])
+        texts = schemas.one_array(whole["text_hash"]).dictionary_encode().indices.to_numpy().astype(np.int64)
         judgements = storage.read_table(task.inputs["judgements"])
         if problems := duplicate_faults(repeated(query_ids), "query", self.config):
             return Record(problems=problems)
-        selection = select_queries(query_ids, judgements)
+        selection = select_queries(query_ids, judgements, texts)
         if problems := self._problems(selection, len(query_ids), judgements.num_rows):
             return Record(problems=problems)
         ends = np.cumsum([table.num_rows for table in tables])[:-1]

@@ -29,16 +29,36 @@ def judgements_table(rows: list[Judgement]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schemas.JUDGEMENTS)
 
 
-@given(queries=st.lists(st.sampled_from("abcd"), unique=True, min_size=1), rows=judged)
-def test_select_queries_equals_plain_python(queries: list[str], rows: list[Judgement]) -> None:
-    """Kept: queries with a relevant pair that is not excluded; with them go those pairs and their excluded ones."""
+@given(
+    queries=st.lists(st.sampled_from("abcd"), unique=True, min_size=1),
+    rows=judged,
+    texts=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+)
+def test_select_queries_equals_plain_python(queries: list[str], rows: list[Judgement], texts: list[int]) -> None:
+    """Kept: queries with a relevant pair that is not excluded; with them go those pairs and their excluded ones.
+
+    What is judged for a query of equal text is excluded, unless it is judged for the query too.
+    """
     excluded = {(q, d) for q, d, _, is_excluded in rows if is_excluded}
     positive = [(q, d) for q, d, relevance, is_excluded in rows if relevance > 0 and not is_excluded]
     kept = [q for q in queries if any(pair[0] == q and pair not in excluded for pair in positive)]
-    found = select_queries(pa.array(queries, pa.string()), judgements_table(rows))
-
+    text_of = dict(zip(queries, texts, strict=False))
+    found = select_queries(
+        pa.array(queries, pa.string()), judgements_table(rows), np.array([text_of[q] for q in queries], np.int64)
+    )
+    counting = {(q, d) for q, d, relevance, is_excluded in rows if q in queries and (is_excluded or relevance > 0)}
+    of_twins = {
+        (kept.index(other), d)
+        for q, d in counting
+        for other in kept
+        if other != q and text_of[other] == text_of[q] and (other, d) not in counting
+    }
     assert found.is_kept.tolist() == [q in kept for q in queries]
-    assert schemas.check(found.pairs, schemas.JUDGED_PAIRS).to_pylist() == [
+    pairs = schemas.check(found.pairs, schemas.JUDGED_PAIRS).to_pylist()
+    added = pairs[len(pairs) - len(of_twins) :]
+    assert {(pair["query_row"], pair["doc_id"]) for pair in added} == of_twins
+    assert all(pair["excluded"] for pair in added)
+    assert pairs[: len(pairs) - len(of_twins)] == [
         {"query_row": kept.index(q), "doc_id": d, "relevance": r, "excluded": e, "file": int(e), "line": line}
         for line, (q, d, r, e) in enumerate(rows, 1)
         if q in kept and (e or (r > 0 and (q, d) not in excluded))
