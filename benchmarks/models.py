@@ -1,4 +1,4 @@
-"""Makes the models that the benchmarks use, a trained static embedder and untrained transformers; nothing is fetched.
+"""Makes the models that the benchmarks use: static embedders, cross-encoders, untrained ones; nothing is fetched.
 
     python benchmarks/models.py --data ../shared/data --set squad --out /tmp/squad-static
 
@@ -16,6 +16,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ VOCABULARY = 30_000
 HEAD_WIDTH = 32  # MiniLM's: 12 heads of 384
 BATCH = 1024
 LEARNING_RATE = 0.2  # token vectors start random and are rarely touched: far higher than for a transformer
+TEACHER_WIDTH, TEACHER_NEAREST = 96, 100
 DEFAULT_DATA = Path(os.environ.get("RAYMINE_DATA", "../shared/data"))
 
 
@@ -165,6 +167,79 @@ def train_static(folder: Path, out: Path, seed: int = 0) -> Path:
         SentenceTransformerTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss).train()
     model.save(str(out))
     return out
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """What a teacher is trained on.
+
+    Args:
+        queries: texts.
+        documents: texts.
+        positives: per query, the number of a relevant document.
+        groups: per document; a document of the positive's group is never taken for a negative.
+    """
+
+    queries: Sequence[str]
+    documents: Sequence[str]
+    positives: Sequence[int]
+    groups: Sequence[int]
+
+
+def train_teacher(embedder: Path, pairs: LabelledPairs, out: Path, seed: int = 0) -> Path:
+    """Trains the demo's small cross-encoder, born with a static embedder's vectors, unless it is there already.
+
+    Args:
+        embedder: folder of a static embedder; its vocabulary and vectors are the first ones of the teacher.
+        pairs: queries in the order in which they are learned from, each once.
+        out: where the model is saved, as a CrossEncoder with a sigmoid.
+        seed: of first weights, order and negatives.
+    """
+    if (out / "config.json").exists():
+        return out
+    import numpy as np
+
+    from raymine.demo import embedder as demo_embedder
+    from raymine.demo import teacher as demo_teacher
+
+    tokenizer, vectors = _pair_tokenizer(embedder)
+    collection = demo_embedder.Collection(
+        documents=demo_embedder.tokenize(tokenizer, pairs.documents),
+        queries=demo_embedder.tokenize(tokenizer, pairs.queries),
+        positives=np.asarray(pairs.positives),
+        text_numbers=np.asarray(pairs.groups),
+    )
+    near = demo_embedder.nearest(vectors, collection, TEACHER_NEAREST)
+    model = demo_teacher.build_teacher(vectors, TEACHER_WIDTH, seed)
+    scorer = demo_teacher.PairScorer(model, tokenizer, collection)
+    demo_teacher.train_teacher(scorer, near, len(pairs.queries), seed)
+    demo_teacher.save_teacher(model, tokenizer, out)
+    return out
+
+
+def _pair_tokenizer(embedder: Path) -> tuple[Any, Any]:
+    """The tokenizer of a static embedder with the special tokens of pairs in front, and its vectors in that order."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer, models, processors
+
+    from raymine.demo.embedder import CLS, SEP, SPECIAL_TOKENS, UNKNOWN
+
+    module = SentenceTransformer(str(embedder), device="cpu")[0]
+    known = module.tokenizer.get_vocab()
+    words = [word for word in sorted(known, key=known.__getitem__) if word not in SPECIAL_TOKENS]
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL_TOKENS, *words])}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    made.normalizer, made.pre_tokenizer = module.tokenizer.normalizer, module.tokenizer.pre_tokenizer
+    made.add_special_tokens(list(SPECIAL_TOKENS))
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{CLS} $A {SEP}",
+        pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+        special_tokens=[(token, vocabulary[token]) for token in (CLS, SEP)],
+    )
+    weights = module.embedding.weight.detach()
+    special = torch.zeros(len(SPECIAL_TOKENS), weights.shape[1])
+    return made, torch.cat([special, weights[[known[word] for word in words]]])
 
 
 def main() -> None:
