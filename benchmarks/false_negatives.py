@@ -62,12 +62,14 @@ class Strategy:
         filters: of raymine's config.
         sample: of raymine's config, besides n; by default the best of the embedder.
         is_mined: its filters need another round, not only another selection.
+        calibrate: of raymine's config.
     """
 
     family: str
     filters: Sequence[Mapping[str, Any]] = ()
     sample: Mapping[str, Any] = field(default_factory=lambda: {"strategy": "top", "score": "dense"})
     is_mined: bool = False
+    calibrate: str | None = None
 
 
 def skip(n: int) -> dict[str, Any]:
@@ -84,6 +86,14 @@ def at_most(value: float) -> dict[str, Any]:
 
 def band(low: float, high: float, score: str = "teacher") -> dict[str, Any]:
     return {"kind": "percentile_band", "low": low, "high": high, "score": score}
+
+
+OTHER_CLUSTER = {"kind": "other_cluster"}
+SPREAD = {"strategy": "spread", "score": "dense"}
+
+
+def near(threshold: float) -> dict[str, Any]:
+    return {"kind": "near_duplicate", "threshold": threshold}
 
 
 def recipe(name: str) -> Strategy:
@@ -121,6 +131,49 @@ STRATEGIES: dict[str, Strategy] = {
         f"teacher's percentile <= {high}": Strategy("percentile (teacher)", [band(0, high)])
         for high in (0.95, 0.9, 0.75, 0.6, 0.5)
     },
+    **{
+        f"teacher's percentile over all queries <= {high}": Strategy(
+            "percentile (teacher)", [{**band(0, high), "over": "all"}]
+        )
+        for high in (0.9, 0.75, 0.6)
+    },
+    **{
+        f"teacher's percentile among positives <= {value}": Strategy(
+            "calibrated (teacher)", [at_most(value)], calibrate="percentile"
+        )
+        for value in (0.5, 0.3, 0.2)
+    },
+    "other_cluster": Strategy("other_cluster", [OTHER_CLUSTER], is_mined=True),
+    **{
+        f"other_cluster of {clusters}": Strategy(
+            "other_cluster", [{**OTHER_CLUSTER, "clusters": clusters}], is_mined=True
+        )
+        for clusters in (20, 50, 300)
+    },
+    **{
+        f"near_duplicate {threshold}": Strategy("near_duplicate", [near(threshold)], is_mined=True)
+        for threshold in (0.8, 0.5)
+    },
+    **{
+        f"other_cluster, skip_top {n}": Strategy("combinations", [OTHER_CLUSTER, skip(n)], is_mined=True)
+        for n in (5, 10, 20, 30)
+    },
+    **{
+        f"other_cluster, positive-aware {share} on the teacher": Strategy(
+            "combinations", [OTHER_CLUSTER, of_positive(share, "teacher")], is_mined=True
+        )
+        for share in (0.95, 0.9, 0.8)
+    },
+    **{
+        f"other_cluster, teacher <= {value}": Strategy("combinations", [OTHER_CLUSTER, at_most(value)], is_mined=True)
+        for value in (0.5, 0.4, 0.3)
+    },
+    "other_cluster, near_duplicate 0.5, positive-aware 0.95 on the teacher": Strategy(
+        "combinations", [OTHER_CLUSTER, near(0.5), of_positive(0.95, "teacher")], is_mined=True
+    ),
+    "other_cluster, positive-aware 0.95 on the teacher, spread": Strategy(
+        "combinations", [OTHER_CLUSTER, of_positive(0.95, "teacher")], SPREAD, is_mined=True
+    ),
     "teacher <= 0.3, skip_top 5": Strategy("combinations", [at_most(0.3), skip(5)]),
     "teacher <= 0.5, skip_top 10": Strategy("combinations", [at_most(0.5), skip(10)]),
     "positive-aware 0.8 on the teacher, skip_top 3": Strategy("combinations", [of_positive(0.8, "teacher"), skip(3)]),
@@ -254,6 +307,7 @@ class Mined:
         select = {
             "filters": [dict(each) for each in strategy.filters],
             "sample": {"n": NEGATIVES, **strategy.sample},
+            "calibrate": strategy.calibrate,
         }
         if strategy.is_mined:
             return _trec(Path(self._mine({"select": select}).path) / "shards")
