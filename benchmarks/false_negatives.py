@@ -15,8 +15,9 @@ intents, documents and test queries, and the queries of the other half are mined
 
 raymine mines once per set with wide candidates, all of them scored by the teacher. Each strategy is a selection from
 that round (raymine.export), or, where its filter needs facts that the round lacks, another round in the same workspace,
-which finds vectors and teacher scores there. Prints a table, writes benchmarks/results/false-negatives.json and .svg.
-On one core: some 30 minutes, most of them training and the teacher's 630,000 pairs.
+which finds vectors and teacher scores there. The strategies are in benchmarks/strategies.py. Prints a table, writes
+benchmarks/results/false-negatives.json and .svg.
+On one core: some 20 minutes, most of them training and the teacher's 1.1 million pairs.
 """
 
 from __future__ import annotations
@@ -28,167 +29,30 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import measure
 import models
 import numpy as np
-import yaml
+import table
+from strategies import NEGATIVES, STRATEGIES, Strategy
 
 import raymine
-from raymine import recipes, storage
+from raymine import storage
 from raymine.executor import make_executor
 from raymine.export import export
 from raymine.rounds import Round
 
 INTENT_SETS = ("clinc150", "banking77")
 SETS = (*INTENT_SETS, "liveqa-med")
-MAX_QUERIES, DEPTH, NEGATIVES = 1000, 300, 5
+MAX_QUERIES, DEPTH = 2000, 300
 MIN_FULL, MAX_RATE_OF_NAIVE, MIN_HARDNESS_OF_ORACLE = 0.95, 0.4, 0.85
 SEED = 0
 SQUAD_QUERIES = 8000  # for liveqa-med's teacher
 INTENT_PASSES = 2  # over half of the intents' texts, each time with other positives
 Hits = Mapping[str, Sequence[str]]  # document ids by query id
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A way to select negatives.
-
-    Args:
-        family: what it is plotted as.
-        filters: of raymine's config.
-        sample: of raymine's config, besides n; by default the best of the embedder.
-        is_mined: its filters need another round, not only another selection.
-        calibrate: of raymine's config.
-    """
-
-    family: str
-    filters: Sequence[Mapping[str, Any]] = ()
-    sample: Mapping[str, Any] = field(default_factory=lambda: {"strategy": "top", "score": "dense"})
-    is_mined: bool = False
-    calibrate: str | None = None
-
-
-def skip(n: int) -> dict[str, Any]:
-    return {"kind": "skip_top", "n": n}
-
-
-def of_positive(share: float, score: str) -> dict[str, Any]:
-    return {"kind": "max_relative_score", "of_positive": share, "score": score}
-
-
-def at_most(value: float) -> dict[str, Any]:
-    return {"kind": "max_score", "value": value, "score": "teacher"}
-
-
-def band(low: float, high: float, score: str = "teacher") -> dict[str, Any]:
-    return {"kind": "percentile_band", "low": low, "high": high, "score": score}
-
-
-OTHER_CLUSTER = {"kind": "other_cluster"}
-SPREAD = {"strategy": "spread", "score": "dense"}
-
-
-def near(threshold: float) -> dict[str, Any]:
-    return {"kind": "near_duplicate", "threshold": threshold}
-
-
-def recipe(name: str) -> Strategy:
-    """How others choose (raymine/recipes), with five negatives per query."""
-    sections = yaml.safe_load(recipes.recipe(name))
-    depth = sections["retrieve"]["dense"]["k"]
-    filters = [{"kind": "rank_range", "stop": depth}, *sections["select"].get("filters", [])]
-    return Strategy("recipes", filters, {**sections["select"]["sample"], "n": NEGATIVES})
-
-
-# Adding a strategy: a line.
-STRATEGIES: dict[str, Strategy] = {
-    "naive": Strategy("naive"),
-    **{f"skip_top {n}": Strategy("skip_top", [skip(n)]) for n in (5, 10, 20, 30, 50, 100, 200)},
-    **{
-        f"positive-aware {share} on the embedder": Strategy("positive-aware (embedder)", [of_positive(share, "dense")])
-        for share in (0.98, 0.95, 0.9, 0.8)
-    },
-    "positive-aware 0.95 on the embedder, first 100": Strategy(
-        "positive-aware (embedder)", [of_positive(0.95, "dense"), {"kind": "rank_range", "stop": 100}]
-    ),
-    **{
-        f"embedder's percentile <= {high}": Strategy("percentile (embedder)", [band(0, high, "dense")])
-        for high in (0.95, 0.9, 0.8)
-    },
-    **{
-        f"teacher <= {value}": Strategy("threshold (teacher)", [at_most(value)])
-        for value in (0.7, 0.5, 0.3, 0.25, 0.2, 0.1)
-    },
-    **{
-        f"positive-aware {share} on the teacher": Strategy("positive-aware (teacher)", [of_positive(share, "teacher")])
-        for share in (0.95, 0.9, 0.8, 0.6)
-    },
-    **{
-        f"teacher's percentile <= {high}": Strategy("percentile (teacher)", [band(0, high)])
-        for high in (0.95, 0.9, 0.75, 0.6, 0.5)
-    },
-    **{
-        f"teacher's percentile over all queries <= {high}": Strategy(
-            "percentile (teacher)", [{**band(0, high), "over": "all"}]
-        )
-        for high in (0.9, 0.75, 0.6)
-    },
-    **{
-        f"teacher's percentile among positives <= {value}": Strategy(
-            "calibrated (teacher)", [at_most(value)], calibrate="percentile"
-        )
-        for value in (0.5, 0.3, 0.2)
-    },
-    "other_cluster": Strategy("other_cluster", [OTHER_CLUSTER], is_mined=True),
-    **{
-        f"other_cluster of {clusters}": Strategy(
-            "other_cluster", [{**OTHER_CLUSTER, "clusters": clusters}], is_mined=True
-        )
-        for clusters in (20, 50, 300)
-    },
-    **{
-        f"near_duplicate {threshold}": Strategy("near_duplicate", [near(threshold)], is_mined=True)
-        for threshold in (0.8, 0.5)
-    },
-    **{
-        f"other_cluster, skip_top {n}": Strategy("combinations", [OTHER_CLUSTER, skip(n)], is_mined=True)
-        for n in (5, 10, 20, 30)
-    },
-    **{
-        f"other_cluster, positive-aware {share} on the teacher": Strategy(
-            "combinations", [OTHER_CLUSTER, of_positive(share, "teacher")], is_mined=True
-        )
-        for share in (0.95, 0.9, 0.8)
-    },
-    **{
-        f"other_cluster, teacher <= {value}": Strategy("combinations", [OTHER_CLUSTER, at_most(value)], is_mined=True)
-        for value in (0.5, 0.4, 0.3)
-    },
-    "other_cluster, near_duplicate 0.5, positive-aware 0.95 on the teacher": Strategy(
-        "combinations", [OTHER_CLUSTER, near(0.5), of_positive(0.95, "teacher")], is_mined=True
-    ),
-    "other_cluster, positive-aware 0.95 on the teacher, spread": Strategy(
-        "combinations", [OTHER_CLUSTER, of_positive(0.95, "teacher")], SPREAD, is_mined=True
-    ),
-    "teacher <= 0.3, skip_top 5": Strategy("combinations", [at_most(0.3), skip(5)]),
-    "teacher <= 0.5, skip_top 10": Strategy("combinations", [at_most(0.5), skip(10)]),
-    "positive-aware 0.8 on the teacher, skip_top 3": Strategy("combinations", [of_positive(0.8, "teacher"), skip(3)]),
-    "positive-aware 0.95 on the teacher, teacher <= 0.5": Strategy(
-        "combinations", [of_positive(0.95, "teacher"), at_most(0.5)]
-    ),
-    **{f"recipe {name}": recipe(name) for name in recipes.names() if name not in ("dpr", "middle")},
-}
-SHOWN = (
-    "naive",
-    "skip_top 100",
-    "positive-aware 0.95 on the embedder, first 100",
-    "positive-aware 0.95 on the teacher",
-    "teacher <= 0.25",
-)
 
 
 @dataclass(frozen=True)
@@ -382,7 +246,10 @@ def measured(mined: Mined) -> dict[str, Any]:
             "hardness_of_oracle": _rounded(each["hardness"] / oracle["hardness"]),
         }
         found[name] = {**each, **shares, "reaches": reaches({**each, **shares})}
-        print(f"{mined.case.name}, {name}: {_shown(found[name])} ({time.perf_counter() - begin:.1f} s)", flush=True)
+        print(
+            f"{mined.case.name}, {name}: {table.rate_at_hardness(found[name])} ({time.perf_counter() - begin:.1f} s)",
+            flush=True,
+        )
     return {
         "documents": mined.round.facts["num_documents"],
         "queries": len(mined.case.shown),
@@ -399,29 +266,6 @@ def reaches(found: Mapping[str, float]) -> bool:
         and found["rate_of_naive"] <= MAX_RATE_OF_NAIVE
         and found["hardness_of_oracle"] >= MIN_HARDNESS_OF_ORACLE
     )
-
-
-def _shown(found: Mapping[str, float]) -> str:
-    """A cell of the table: rate at hardness, and how many negatives where some are missing."""
-    text = f"{found['rate']:.3f} at {found['hardness']:.3f}".replace("0.", ".")
-    text = text if found["full"] >= MIN_FULL else f"{text} ({found['per_query']:.1f})"
-    return f"**{text}**" if found.get("reaches") else text
-
-
-def table(result: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
-    """Rate at hardness per strategy and set; in bold where the goal is reached.
-
-    Args:
-        result: of this benchmark.
-        names: of the strategies; None: all.
-    """
-    sets = result["sets"]
-    lines = [f"| rate at hardness | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
-    for name in names or STRATEGIES:
-        cells = [_shown(found["strategies"][name]) for found in sets.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines.append(f"| oracle | {' | '.join(_shown(found['oracle']) for found in sets.values())} |")
-    return "\n".join(lines)
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -476,7 +320,7 @@ def main() -> None:
     }
     everywhere = [name for name in STRATEGIES if all(found["strategies"][name]["reaches"] for found in sets.values())]
     result = {"negatives": NEGATIVES, "depth": DEPTH, "goal": goal, "reach_it_everywhere": everywhere, "sets": sets}
-    print(table(result))
+    print(table.false_negatives(result))
     print(f"reach the goal on every set: {'; '.join(everywhere) or 'none'}")
     measure.keep("false-negatives", result)
     plot(result, measure.RESULTS / "false-negatives.svg")

@@ -1,20 +1,31 @@
-"""Makes the README's table of benchmarks from results/*.json.
+"""Makes the README's tables of benchmarks from results/*.json: speed, and false negatives.
 
     python benchmarks/table.py --write
 
-Without --write it is printed.
+Without --write they are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- benchmarks/table.py: begin -->\n", "<!-- benchmarks/table.py: end -->\n"
+BEGIN_FALSE, END_FALSE = (line.replace(": ", ": false negatives, ") for line in (BEGIN, END))
+# Rows of the README's table of false negatives; the rest are in the result.
+SHOWN = (
+    "naive",
+    "skip_top 100",
+    "positive-aware 0.95 on the embedder, first 100",
+    "other_cluster",
+    "positive-aware 0.95 on the teacher",
+    "other_cluster, positive-aware 0.95 on the teacher",
+)
 
 
 def table(folder: Path = RESULTS) -> str:
@@ -34,23 +45,53 @@ def _line(path: Path, row: dict[str, Any]) -> str:
     return f"| {what} | {row['raymine']} | {peer} | {ratio} | {row['goal']} |"
 
 
-def with_table(text: str, made: str) -> str:
+def false_negatives(result: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
+    """Rate at hardness per strategy and set of benchmarks/false_negatives.py; in bold where its goal is reached.
+
+    Args:
+        result: of that benchmark.
+        names: of the strategies; None: all.
+    """
+    sets = result["sets"]
+    lines = [f"| rate at hardness | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
+    for name in names or next(iter(sets.values()))["strategies"]:
+        cells = [rate_at_hardness(found["strategies"][name]) for found in sets.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines.append(f"| oracle | {' | '.join(rate_at_hardness(found['oracle']) for found in sets.values())} |")
+    return "\n".join([*lines, ""])
+
+
+def rate_at_hardness(found: Mapping[str, Any]) -> str:
+    """A cell: how many negatives a query got on average is said where some are missing."""
+    text = f"{found['rate']:.3f} at {found['hardness']:.3f}"
+    text = text if found["full"] == 1 else f"{text} ({found['per_query']:.2f} per query)"
+    return f"**{text}**" if found.get("reaches") else text
+
+
+def with_tables(text: str, folder: Path = RESULTS) -> str:
+    """A README's text with both tables as the results have them."""
+    result = json.loads((folder / "false-negatives.json").read_text())
+    text = with_table(text, false_negatives(result, SHOWN), BEGIN_FALSE, END_FALSE)
+    return with_table(text, table(folder))
+
+
+def with_table(text: str, made: str, begin: str = BEGIN, end: str = END) -> str:
     """A README's text with what stands between the two markers replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"the README has no lines {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{BEGIN}\n{made}\n{END}{after}"
+        raise SystemExit(f"the README has no lines {begin.strip()} and {end.strip()}")
+    return f"{before}{begin}\n{made}\n{end}{after}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into README.md, between its two markers")
+    parser.add_argument("--write", action="store_true", help="into README.md, between their markers")
     arguments = parser.parse_args()
     if arguments.write:
-        README.write_text(with_table(README.read_text(), table()))
+        README.write_text(with_tables(README.read_text()))
     else:
-        print(table(), end="")
+        print(table(), false_negatives(json.loads((RESULTS / "false-negatives.json").read_text())), sep="\n", end="")
 
 
 if __name__ == "__main__":
