@@ -35,7 +35,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_readme_shows_the_results(modules: Any) -> None:
     """`python benchmarks/table.py --write` has been run since the last measurement."""
     text = (ROOT / "README.md").read_text()
-    assert modules[1].with_table(text, modules[1].table()) == text
+    assert modules[1].with_tables(text) == text
 
 
 def test_a_table_has_every_row_of_every_result(modules: Any, tmp_path: Path) -> None:
@@ -53,6 +53,24 @@ def test_a_table_has_every_row_of_every_result(modules: Any, tmp_path: Path) -> 
         "| [other](benchmarks/results/b.json) | 3 | none | - |  |",
     ]
     assert "2 x CPU" in lines[-1] and "another" not in lines[-1]
+
+
+def test_false_negatives_are_shown_at_their_hardness(modules: Any) -> None:
+    """What reaches the goal is bold; where negatives are missing, it is said how many there are."""
+    figures = {"rate": 0.5, "hardness": 0.61234, "per_query": 5.0, "full": 1.0}
+    strategies = {
+        "naive": {**figures, "reaches": False},
+        "strict": {**figures, "rate": 0.1, "per_query": 4.9, "full": 0.96, "reaches": True},
+    }
+    result = {"sets": {"a set": {"strategies": strategies, "oracle": {**figures, "rate": 0.0}}}}
+    assert modules[1].false_negatives(result).splitlines() == [
+        "| rate at hardness | a set |",
+        "|---|---|",
+        "| naive | 0.500 at 0.612 |",
+        "| strict | **0.100 at 0.612 (4.90 per query)** |",
+        "| oracle | 0.000 at 0.612 |",
+    ]
+    assert "strict" not in modules[1].false_negatives(result, ["naive"])
 
 
 def test_the_ratio_is_the_median_of_the_pairs(modules: Any) -> None:
