@@ -25,6 +25,7 @@ SHOWN = (
     "other_cluster",
     "positive-aware 0.95 on the teacher",
     "other_cluster, positive-aware 0.95 on the teacher",
+    "other_cluster, teacher's percentile among positives <= 0.4",
     "teacher's percentile among positives <= 0.3",
 )
 
