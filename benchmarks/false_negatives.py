@@ -160,7 +160,7 @@ class Mined:
             "embed": {"model": str(embedder)},
             "retrieve": {"dense": {"k": DEPTH}},
             "rescore": {"model": str(case.teacher), "activation": "model"},
-            "select": {"sample": {"n": NEGATIVES}},
+            "select": {"filters": [], "sample": {"n": NEGATIVES}},
             "write": {"formats": ["trec"]},
         }
         self.round = self._mine({})
