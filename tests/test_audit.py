@@ -181,3 +181,39 @@ def test_the_command_fails_on_a_broken_rule(tmp_path: Path) -> None:
     assert bad.returncode == 1 and "broken" in bad.stdout and "row 4: 'p'" in bad.stdout and not bad.stderr
     facts = json.loads(good.stdout)
     assert good.returncode == 0 and facts["is_clean"] and facts["num_rows"] == 4
+
+
+def _message(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+SCORED: dict[str, dict[str, Any]] = {
+    "tevatron": {
+        "query": "q",
+        "positive_passages": [{"docid": "1", "text": "a", "score": 1.0}],
+        "negative_passages": [{"docid": "2", "text": "b", "score": float("nan")}],
+    },
+    "tevatron-v2": {
+        "query_text": "q",
+        "positive_document_ids": ["1"],
+        "negative_document_ids": ["2"],
+        "positive_document_scores": [1.0],
+        "negative_document_scores": [float("nan")],
+    },
+    "automodel": {
+        "question": "q", "pos_doc": ["a"], "neg_doc": ["b"], "pos_scores": [1.0], "neg_scores": [float("nan")]
+    },
+    "ms-swift": {
+        "messages": _message("q"),
+        "positive_messages": [_message("a")],
+        "negative_messages": [_message("b")],
+        "positive_scores": [1.0],
+        "negative_scores": [float("nan")],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_scores_that_a_format_may_have_are_looked_at(tmp_path: Path, name: str) -> None:
+    """Beside what the format asks for, too."""
+    assert found(audit([write(tmp_path / "train.jsonl", [SCORED[name]])])) == {"scores that are not finite": 1}

@@ -30,6 +30,11 @@ def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def _scores(row: Made, positive: str, negative: str) -> tuple[list[Any], list[Any]]:
+    """The columns of scores of either side, empty where there are none."""
+    return list(row.get(positive) or []), list(row.get(negative) or [])
+
+
 def _labeled(row: Made, names: list[str]) -> Row:
     """A pair or a list with labels or scores; of scores alone the first document is the positive."""
     documents = _list(row[names[1]])
@@ -50,17 +55,21 @@ def _tuple(row: Made, names: list[str]) -> Row:
 
 
 def _flagembedding(row: Made, names: list[str]) -> Row:
-    scores = [list(row.get(name) or []) for name in ("pos_scores", "neg_scores")]
-    return Row(row["query"], row["pos"], row["neg"], scores[0], scores[1])
+    return Row(row["query"], row["pos"], row["neg"], *_scores(row, "pos_scores", "neg_scores"))
 
 
 def _tevatron(row: Made, names: list[str]) -> Row:
-    sides = [[passage["text"] for passage in row[name]] for name in ("positive_passages", "negative_passages")]
-    return Row(row["query"], sides[0], sides[1])
+    sides = [row[name] for name in ("positive_passages", "negative_passages")]
+    found = [[passage["text"] for passage in side] for side in sides]
+    scores = [[passage["score"] for passage in side if "score" in passage] for side in sides]
+    return Row(row["query"], found[0], found[1], scores[0], scores[1])
 
 
 def _tevatron_v2(row: Made, names: list[str]) -> Row:
-    return Row(row["query_text"], row["positive_document_ids"], row["negative_document_ids"], by_id=True)
+    ids = (row["positive_document_ids"], row["negative_document_ids"])
+    return Row(
+        row["query_text"], *ids, *_scores(row, "positive_document_scores", "negative_document_scores"), by_id=True
+    )
 
 
 def _dpr(row: Made, names: list[str]) -> Row:
@@ -94,7 +103,7 @@ def _automodel(row: Made, names: list[str]) -> Row:
     """Texts, or ids of a corpus with their scores."""
     query, sides = row.get("question") or row["query"], [_list(row[name]) for name in ("pos_doc", "neg_doc")]
     if "corpus_id" not in row:
-        return Row(query, sides[0], sides[1])
+        return Row(query, sides[0], sides[1], *_scores(row, "pos_scores", "neg_scores"))
     ids = [[str(each["id"]) for each in side] for side in sides]
     scores = [[each["score"] for each in side if "score" in each] for side in sides]
     return Row(query, ids[0], ids[1], scores[0], scores[1], by_id=True)
@@ -120,6 +129,7 @@ def _ms_swift(row: Made, names: list[str]) -> Row:
         text(row["messages"]),
         [text(messages) for messages in row["positive_messages"]],
         [text(messages) for messages in row["negative_messages"]],
+        *_scores(row, "positive_scores", "negative_scores"),
     )
 
 

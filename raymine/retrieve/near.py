@@ -12,8 +12,8 @@ A key is a band of a MinHash signature (datasketch): two texts share one with a 
 almost 1 below the threshold (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4), and what they do not
 share is not looked at. Which bands: the longest that still find RECALL of the pairs that lie at the threshold.
 
-Cost, measured on one core: 0.3 ms per document of 150 words, 130 bytes per document and block, a sort of the block's
-candidates per band, and 15 to 80 us per pair of documents that is found.
+Cost, of 15,809 medquad answers and 1.6 million candidates on two shared cores: 3.4 s to sign, 7.4 s to find pairs (a
+sort of the block's candidates per band), 76 us per pair of documents that is measured; 8 bytes per key in memory.
 """
 
 from __future__ import annotations

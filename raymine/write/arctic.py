@@ -1,4 +1,7 @@
-"""ArcticTraining's mined pairs: Parquet of QUERY_ID, DOCUMENT_ID and RELEVANCE (int8, 1 or -1), a row per document."""
+"""ArcticTraining's mined pairs: Parquet of QUERY_ID, DOCUMENT_ID and RELEVANCE (int8, 1 or -1), a row per document.
+
+With scores also SCORE, as its retrieval stage names it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ def make(group: Group, scores: bool) -> Formatted:
         "DOCUMENT_ID": texts(pa.concat_arrays([group.positives.doc_id, group.negatives.doc_id]), order),
         "RELEVANCE": pa.array(np.where(order < len(group.positives), 1, -1).astype(np.int8)),
     }
+    if scores:
+        found = np.concatenate([group.positives.score, group.negatives.score])[order]
+        columns["SCORE"] = pa.array(found, pa.float32())
     return Formatted(pa.table(columns), 0)
 
 

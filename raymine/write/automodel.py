@@ -1,6 +1,7 @@
 """NeMo Automodel's two kinds of file for retrieval, with a row per query.
 
-`automodel`: inline JSON lines of question, pos_doc = [texts] and neg_doc = [texts]. `automodel-corpus`: JSON objects
+`automodel`: inline JSON lines of question, pos_doc = [texts] and neg_doc = [texts], with scores also pos_scores and
+neg_scores in the same order. `automodel-corpus`: JSON objects
 {corpus: {path}, data: [rows]}, rows of question_id, question, corpus_id, pos_doc and neg_doc = [{id, score}], beside a
 folder of Parquet with id and text, and with the corpus' id and class in merlin_metadata.json. (Its own miner adds the
 arguments it was called with, which its reader passes over: the round's config has them.) Two sets that are trained on
@@ -36,6 +37,9 @@ def make_texts(group: Group, scores: bool) -> Formatted:
         "pos_doc": lists(texts(group.positives.text, rows.positives), rows.lengths[0]),
         "neg_doc": lists(texts(group.negatives.text, rows.negatives), rows.lengths[1]),
     }
+    if scores:
+        columns["pos_scores"] = lists(short_scores(group.positives, rows.positives), rows.lengths[0])
+        columns["neg_scores"] = lists(short_scores(group.negatives, rows.negatives), rows.lengths[1])
     return Formatted(pa.table(columns), rows.num_left_out)
 
 

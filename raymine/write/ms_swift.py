@@ -1,6 +1,7 @@
 """ms-swift's JSON lines for embedders and rerankers: one per (query, positive).
 
-Keys: messages, positive_messages (exactly one list) and negative_messages, lists of [{role, content}].
+Keys: messages, positive_messages (exactly one list) and negative_messages, lists of [{role, content}]; with scores also
+positive_scores and negative_scores, in the same order.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from raymine.write.base import Format, Formatted, Group, lists, objects, texts
+from raymine.write.base import Format, Formatted, Group, lists, objects, short_scores, texts
 
 
 def make(group: Group, scores: bool) -> Formatted:
@@ -22,6 +23,9 @@ def make(group: Group, scores: bool) -> Formatted:
         "positive_messages": lists(_messages(texts(group.positives.text, positive)), one),
         "negative_messages": lists(negatives, per_positive[positive]),
     }
+    if scores:
+        columns["positive_scores"] = lists(short_scores(group.positives, positive), one)
+        columns["negative_scores"] = lists(short_scores(group.negatives, group.pairs[1]), per_positive[positive])
     return Formatted(pa.table(columns), int(np.count_nonzero(per_positive == 0)))
 
 

@@ -216,7 +216,7 @@ class WriteShard:
         texts: paths of FetchTexts' files, bucketed by query block.
     """
 
-    VERSION = 2
+    VERSION = 3
     calls_in_flight = 1
 
     def __init__(self, format: str, score: str | None, texts: Sequence[str]) -> None:

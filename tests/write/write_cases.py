@@ -116,7 +116,7 @@ class Case:
             elif name in RUNS:
                 made += self._run(name, query, negatives)
             elif name == "arctic":
-                made += self._arctic(query, positives, negatives)
+                made += self._arctic(query, positives, negatives, scores)
             elif name in PER_QUERY:
                 if positives and negatives:
                     made.append(getattr(self, "_" + name.replace("-", "_"))(query, positives, negatives, scores))
@@ -178,9 +178,13 @@ class Case:
             return [{"line": f"{qid} Q0 {docid} {rank} {score} raymine"} for qid, docid, rank, score in scored]
         return [{"qid": qid, "docid": docid, "score": score} for qid, docid, _, score in scored]
 
-    def _arctic(self, query: int, positives: list[int], negatives: list[int]) -> list[Row]:
+    def _arctic(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> list[Row]:
         signed = [(doc, 1) for doc in positives] + [(doc, -1) for doc in negatives]
-        return [{"QUERY_ID": str(query), "DOCUMENT_ID": str(doc), "RELEVANCE": sign} for doc, sign in signed]
+        return [
+            {"QUERY_ID": str(query), "DOCUMENT_ID": str(doc), "RELEVANCE": sign}
+            | ({"SCORE": self.score[query, doc]} if scores else {})
+            for doc, sign in signed
+        ]
 
     def _margin(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
         rows = self._triplet(query, positive, beside, False)
@@ -208,11 +212,14 @@ class Case:
         def message(text: str) -> list[Row]:
             return [{"role": "user", "content": text}]
 
-        row = {
+        row: Row = {
             "messages": message(self.query(query)),
             "positive_messages": [message(self.text(positive))],
             "negative_messages": [message(self.text(doc)) for doc in beside],
         }
+        if scores:
+            row["positive_scores"] = self._scores(query, [positive])
+            row["negative_scores"] = self._scores(query, beside)
         return [row] if beside else []
 
     def _listwise(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
@@ -227,18 +234,20 @@ class Case:
 
     def _tevatron(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         def passages(docs: list[int]) -> list[Row]:
-            return [{"docid": str(doc), "text": self.text(doc)} for doc in docs]
+            scored = {doc: {"score": self.score[query, doc]} if scores else {} for doc in docs}
+            return [{"docid": str(doc), "text": self.text(doc)} | scored[doc] for doc in docs]
 
         row = {"query_id": str(query), "query": self.query(query)}
         return row | {"positive_passages": passages(positives), "negative_passages": passages(negatives)}
 
     def _tevatron_v2(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
-        return {
-            "query_id": str(query),
-            "query_text": self.query(query),
-            "positive_document_ids": [str(doc) for doc in positives],
-            "negative_document_ids": [str(doc) for doc in negatives],
-        }
+        row: Row = {"query_id": str(query), "query_text": self.query(query)}
+        for side, docs in (("positive", positives), ("negative", negatives)):
+            row[f"{side}_document_ids"] = [str(doc) for doc in docs]
+        if scores:
+            row["positive_document_scores"] = self._scores(query, positives)
+            row["negative_document_scores"] = self._scores(query, negatives)
+        return row
 
     def _dpr(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         def contexts(docs: list[int]) -> list[Row]:
@@ -262,7 +271,10 @@ class Case:
 
     def _automodel(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         pos, neg = ([self.text(doc) for doc in side] for side in (positives, negatives))
-        return {"question": self.query(query), "pos_doc": pos, "neg_doc": neg}
+        row: Row = {"question": self.query(query), "pos_doc": pos, "neg_doc": neg}
+        if scores:
+            row |= {"pos_scores": self._scores(query, positives), "neg_scores": self._scores(query, negatives)}
+        return row
 
     def _automodel_corpus(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         def documents(docs: list[int]) -> list[Row]:
