@@ -35,8 +35,7 @@ class Resources:
     Args:
         cpus: CPUs (and threads) of one worker.
         gpus: GPUs of one worker; None: one, where there is one.
-        actors: number of workers that keep a loaded stage; None: as many as fit, 0: no state worth keeping, so
-            the step runs as plain tasks.
+        actors: number of workers, which keep a loaded stage; None: as many as fit.
     """
 
     cpus: int = 1

@@ -124,8 +124,8 @@ class TwoNodes:
 
 
 @contextlib.contextmanager
-def two_nodes(cpus_per_node: int = 2) -> Iterator[TwoNodes]:
-    """Two nodes on this machine; workers import what is in tests/ and tests/executor/."""
+def two_nodes(cpus_per_node: int = 2, gpus_per_node: int = 0) -> Iterator[TwoNodes]:
+    """Two nodes on this machine, their GPUs pretended; workers import what is in tests/ and tests/executor/."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -133,7 +133,8 @@ def two_nodes(cpus_per_node: int = 2) -> Iterator[TwoNodes]:
     with ray_environment():
         cluster = Cluster()
         try:
-            options = {"num_cpus": cpus_per_node, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+            options = {"num_cpus": cpus_per_node, "num_gpus": gpus_per_node, "object_store_memory": STORE_BYTES}
+            options["include_dashboard"] = False
             cluster.add_node(**options, env_vars={"TMPDIR": folders[0]})
             del options["include_dashboard"]
             second = cluster.add_node(**options, env_vars={"TMPDIR": folders[1]})

@@ -131,7 +131,7 @@ def test_shards_of_equal_content_are_done_once(artifacts: Artifacts) -> None:
 
 def test_a_marker_carries_the_ledger_row_and_relative_paths(artifacts: Artifacts, tmp_path: Path) -> None:
     """So a workspace can be moved, and what was done before a crash is still accounted for."""
-    step = _step([2], resources=Resources(cpus=1, actors=0))
+    step = _step([2], resources=Resources(cpus=1))
     (done,) = artifacts.run(step).done
     marker = storage.read_json(str(next(tmp_path.glob("artifacts/*/done/n2.json"))))
     assert marker["outputs"][0]["path"] == f"artifacts/square-{step.fingerprint}/n2.parquet"

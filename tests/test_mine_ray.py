@@ -130,15 +130,15 @@ def test_a_submitted_job_mines(job: Path, cluster: dict[str, str], tmp_path: Pat
     assert mining.bytes_of_round(tmp_path / "rounds" / "0001") == reference(job)
 
 
-def test_a_pool_that_takes_every_cpu_is_refused_before_it_hangs(
+def test_workers_that_do_not_fit_are_refused_before_it_hangs(
     job: Path, cluster: dict[str, str], tmp_path: Path
 ) -> None:
-    """Three 1-CPU actors on 3 CPUs would wait for ever; the message has the arithmetic."""
-    options = ["--executor", "ray", "--address", cluster["address"], "--set", "resources.embed.actors=3"]
+    """Four 1-CPU workers on 3 CPUs; the message has the arithmetic."""
+    options = ["--executor", "ray", "--address", cluster["address"], "--set", "resources.embed.actors=4"]
     begin = time.monotonic()
     done = subprocess.run(command(job, str(tmp_path), *options), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and time.monotonic() - begin < 110
-    assert "3 x 1 CPU = 3 CPUs; the cluster has 3 CPUs" in done.stderr and "Traceback" not in done.stderr
+    assert "4 x 1 CPU = 4 CPUs; the cluster has 3 CPUs" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_nodes_that_share_only_a_bucket_lose_one_and_finish(job: Path, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 The dataset of a step is its list of tasks, a row and a block each, as JSON; what comes back is a row per task with its
 marker. Texts and vectors never enter the object store, so a small one is enough, and a lost node loses only what its
-workers were doing. A step whose stage is costly to load runs on a pool of actors; one with `actors` 0 runs as plain
-tasks in Ray's idle worker processes. Measured on 2 shared cores: 0.05 s a step and 17 ms a task for plain tasks, 1.1 s
-for a pool (it starts processes), 4 to 5 s for a private cluster and 2.5 s for its first step.
+workers were doing. A step whose workers hold GPUs runs on a pool of actors. Any other runs as plain tasks in Ray's idle
+worker processes, of which it takes the one that worked last: the stage stays there from task to task, and libraries
+from step to step. A pool would start its processes anew and import torch in each, and keep a CPU of the cluster free.
+Measured on 2 shared cores: 0.05 s a step and 17 ms a task for plain tasks, 1.1 s for a pool and 3 s more until torch is
+imported, 4 to 5 s for a private cluster and 2.5 s for its first step.
 
 What goes wrong goes one of three ways. A Python exception comes back as a row and is raised here as what it was. A
 worker that dies is started again and its tasks with it, `CRASH_LIMIT` times; then the run fails. A pool that does not
@@ -74,12 +76,15 @@ class RayExecutor:
         self._started = False
 
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
-        """Fills in what was left to the cluster: a GPU each where there are any, and as many workers as fit."""
+        """Fills in what was left to the cluster: a GPU each where there are any, and as many workers as fit.
+
+        Without GPUs the number stays open: plain tasks take the CPUs that are free.
+        """
         self._connect()
         nodes = cluster_nodes()
         if resources.gpus is None:
             resources = replace(resources, gpus=float(any(node.get("GPU") for node in nodes)))
-        if resources.actors is None:
+        if resources.gpus and resources.actors is None:
             resources = replace(resources, actors=max(1, min(num_tasks, num_fitting(resources, nodes))))
         return resources
 
@@ -93,9 +98,9 @@ class RayExecutor:
         self._connect()
         resources = self.resolve(step.resources, len(tasks))
         check_fit(step.name, resources, cluster_nodes())
-        size = min(resources.actors or 0, len(tasks))
-        logger.info("step %s: %d tasks on %s", step.name, len(tasks), f"{size} workers" if size else "idle processes")
-        batches = _dataset(replace(step, resources=resources, tasks=()), tasks, make_work, size).iter_batches(
+        workers = f"{resources.actors} workers" if resources.actors else "idle processes"
+        logger.info("step %s: %d tasks on %s", step.name, len(tasks), workers)
+        batches = _dataset(replace(step, resources=resources, tasks=()), tasks, make_work).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         )
         yield from _markers(step.name, batches)
@@ -143,8 +148,8 @@ def cluster_nodes() -> list[dict[str, float]]:
 def num_fitting(resources: Resources, nodes: Sequence[dict[str, float]]) -> int:
     """How many workers fit on the cluster, each whole on one node.
 
-    One CPU of the cluster stays free of pools, for what Ray Data, a job's driver or the next step runs beside them:
-    pools that hold every CPU can wait, without a word and for ever, for what cannot start.
+    One CPU of the cluster stays free of pools (of workers with GPUs), for what Ray Data, a job's driver or the next
+    step runs beside them: pools that hold every CPU can wait, without a word and for ever, for what cannot start.
 
     Args:
         resources: of one worker.
@@ -159,7 +164,7 @@ def check_fit(name: str, resources: Resources, nodes: Sequence[dict[str, float]]
 
     Args:
         name: of the step.
-        resources: of one worker, and how many there are (0: one at least must fit).
+        resources: of one worker, and how many there are (None: one at least must fit).
         nodes: as in `num_fitting`.
 
     Raises:
@@ -188,7 +193,7 @@ def _total(nodes: Sequence[dict[str, float]], kind: str) -> int:
 
 def _spare(resources: Resources, nodes: Sequence[dict[str, float]]) -> int:
     """CPUs that a pool leaves free; a cluster of one CPU has none to leave."""
-    return int(resources.actors != 0 and _total(nodes, "CPU") > 1)
+    return int(bool(resources.gpus) and _total(nodes, "CPU") > 1)
 
 
 def _places(node: dict[str, float], cpus: int, gpus: float) -> int:
@@ -201,24 +206,27 @@ def _places(node: dict[str, float], cpus: int, gpus: float) -> int:
     return min(by_cpu, by_gpu)
 
 
-def _dataset(step: Step, tasks: Sequence[Task], make_work: Callable[[], Work], size: int) -> Any:
-    """The step as a Ray dataset: a row per task, mapped to its result by a pool of `size` actors or by plain tasks."""
+def _dataset(step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Any:
+    """The step as a Ray dataset: a row per task, mapped to its result by a pool of actors or by plain tasks."""
     import ray.data
+    from ray.data import TaskPoolStrategy
     from ray.util.annotations import RayDeprecationWarning
 
     rows = [json.dumps(asdict(task)) for task in tasks]
     options: dict[str, Any] = {"num_cpus": step.resources.cpus, "num_gpus": step.resources.gpus or None}
     shared = {"make_work": make_work, "cpus": step.resources.cpus}
-    if size:
+    workers = min(step.resources.actors or len(tasks), len(tasks))
+    if step.resources.gpus:
         options |= {
             "fn": ActorWorker,
             "fn_constructor_kwargs": shared,
-            "compute": _pool(size, len(tasks), getattr(step.stage, "calls_in_flight", 1)),
+            "compute": _pool(workers, len(tasks), getattr(step.stage, "calls_in_flight", 1)),
             "max_restarts": CRASH_LIMIT,
             "max_task_retries": -1,  # until its worker is given up: until a lost node is noticed, many tries fail
         }
     else:
         options |= {"fn": run_in_task, "fn_kwargs": {**shared, "run": uuid.uuid4().hex}, "max_retries": CRASH_LIMIT}
+        options["compute"] = TaskPoolStrategy(workers)
     with ray.data.DataContext.current(_context()), warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # of the crash limits: Ray Data names no other way
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS))

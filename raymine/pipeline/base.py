@@ -10,7 +10,7 @@ from raymine.artifacts import Artifacts, Resources, Step, StepResult, Task, task
 from raymine.config import Config, WorkerConfig
 from raymine.storage import HashCache, Shard
 
-LIGHT = Resources(cpus=1, gpus=0, actors=0)
+LIGHT = Resources(cpus=1, gpus=0)
 
 
 @dataclass

@@ -65,6 +65,6 @@ def search_parts(context: Context, step: Step, parts: Sequence[Task], limits: Li
 
 
 def search_workers(context: Context) -> Resources:
-    """Searches load little, so unless a pool is asked for they run as plain tasks in processes that are there."""
+    """Searches take a GPU only where the config gives them one: they are made for the cores."""
     config = context.config.resources.index
-    return Resources(config.cpus, config.gpus or 0, config.actors or 0)
+    return Resources(config.cpus, config.gpus or 0, config.actors)

@@ -27,7 +27,7 @@ from raymine.executor.ray import (
 )
 
 pytestmark = pytest.mark.timeout(120)
-POOL_OR_TASKS = pytest.mark.parametrize("actors", [1, 0], ids=["pool", "tasks"])
+POOL_OR_TASKS = pytest.mark.parametrize("gpus", [1, 0], ids=["pool", "tasks"])
 FACTS = {"run_id": "run", "round": 1}
 
 
@@ -44,10 +44,10 @@ def expected(tmp_path: Path) -> dict[str, bytes]:
 
 @POOL_OR_TASKS
 def test_the_same_files_and_bytes_as_the_local_executor(
-    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes], actors: int
+    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes], gpus: int
 ) -> None:
     """Every output has the same bytes, and the results come in the order of the step's tasks."""
-    result = run(ray_executor, tmp_path / "ray", squares(actors=actors))
+    result = run(ray_executor, tmp_path / "ray", squares(gpus=gpus))
     assert toy_stages.contents(str(tmp_path / "ray")) == expected
     assert [done.info["first"] for done in result.done] == [0, 3, 6, 9, 12, 15]
 
@@ -55,7 +55,7 @@ def test_the_same_files_and_bytes_as_the_local_executor(
 def test_two_calls_of_one_worker_overlap_where_the_stage_allows_it(ray_executor: RayExecutor, tmp_path: Path) -> None:
     """A stage with two calls in flight has two tasks in its process at once, and never three."""
     log = tmp_path / "log"
-    run(ray_executor, tmp_path / "ws", squares(toy_stages.Overlapping, actors=1, log=str(log), seconds=0.2))
+    run(ray_executor, tmp_path / "ws", squares(toy_stages.Overlapping, gpus=1, log=str(log), seconds=0.2))
     assert max(path.name for path in log.glob("at-once-*")) == "at-once-2"
 
 
@@ -68,20 +68,20 @@ def test_a_worker_that_is_used_again_builds_its_stage_once_per_run(ray_executor:
 
 
 @POOL_OR_TASKS
-def test_threads_are_set_before_the_stage_is_built(ray_executor: RayExecutor, tmp_path: Path, actors: int) -> None:
+def test_threads_are_set_before_the_stage_is_built(ray_executor: RayExecutor, tmp_path: Path, gpus: int) -> None:
     """A worker's libraries get as many threads as the worker has CPUs, whatever Ray set."""
-    step = squares(toy_stages.Threads, actors=actors, cpus=1, num_tasks=1)
+    step = squares(toy_stages.Threads, gpus=gpus, cpus=1, num_tasks=1)
     assert [done.info for done in run(ray_executor, tmp_path, step).done] == [{"threads": 1}]
 
 
 @POOL_OR_TASKS
 def test_what_a_failed_run_finished_is_not_done_again(
-    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes], actors: int
+    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes], gpus: int
 ) -> None:
     """After an exception at the last of six tasks, the same step again does that one alone."""
     log = tmp_path / "log"
     settings: dict[str, Any] = {"at": 15, "once": str(tmp_path / "once"), "log": str(log)}
-    step = squares(toy_stages.Faulty, actors=actors, fault="key", **settings)
+    step = squares(toy_stages.Faulty, gpus=gpus, fault="key", **settings)
     with pytest.raises(KeyError):
         run(ray_executor, tmp_path / "ws", step)
     finished = len(ray_helpers.done_markers(str(tmp_path / "ws")))
@@ -92,26 +92,26 @@ def test_what_a_failed_run_finished_is_not_done_again(
 
 
 @POOL_OR_TASKS
-def test_a_users_error_crosses_as_itself(ray_executor: RayExecutor, tmp_path: Path, actors: int) -> None:
+def test_a_users_error_crosses_as_itself(ray_executor: RayExecutor, tmp_path: Path, gpus: int) -> None:
     """An InputError of a worker is an InputError here, with its parts, and the worker's traceback as its cause."""
     with pytest.raises(InputError, match=r"corpus\.jsonl:7") as caught:
-        run(ray_executor, tmp_path, squares(toy_stages.Faulty, actors=actors, fault="user", at=3))
+        run(ray_executor, tmp_path, squares(toy_stages.Faulty, gpus=gpus, fault="user", at=3))
     assert (caught.value.got, caught.value.fix) == ("{}", "add it")
     assert isinstance(caught.value.__cause__, WorkerTracebackError)
     assert "toy_stages.py" in str(caught.value.__cause__)
 
 
 @POOL_OR_TASKS
-def test_a_stage_that_cannot_be_built_says_why(ray_executor: RayExecutor, tmp_path: Path, actors: int) -> None:
+def test_a_stage_that_cannot_be_built_says_why(ray_executor: RayExecutor, tmp_path: Path, gpus: int) -> None:
     """An exception of the stage's __init__ is raised here too, not a dead actor."""
     with pytest.raises(InputError, match="model has no tokenizer"):
-        run(ray_executor, tmp_path, squares(toy_stages.FailsAtInit, actors=actors))
+        run(ray_executor, tmp_path, squares(toy_stages.FailsAtInit, gpus=gpus))
 
 
 def test_an_exception_that_cannot_travel_arrives_as_text(ray_executor: RayExecutor, tmp_path: Path) -> None:
     """What pickle refuses becomes a RuntimeError that names it."""
     with pytest.raises(RuntimeError, match="_UnpicklableError: cannot travel"):
-        run(ray_executor, tmp_path, squares(toy_stages.Faulty, actors=0, fault="unpicklable", at=3))
+        run(ray_executor, tmp_path, squares(toy_stages.Faulty, fault="unpicklable", at=3))
 
 
 def test_faults_of_the_input_are_gathered_and_the_other_tasks_are_done(
@@ -125,41 +125,43 @@ def test_faults_of_the_input_are_gathered_and_the_other_tasks_are_done(
 
 @POOL_OR_TASKS
 def test_a_worker_that_dies_once_is_replaced(
-    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes], actors: int
+    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes], gpus: int
 ) -> None:
     """One os._exit costs one more try of what was running, and changes no byte."""
     log = tmp_path / "log"
     settings = {"once": str(tmp_path / "once"), "log": str(log)}
-    run(ray_executor, tmp_path / "ws", squares(toy_stages.Faulty, actors=actors, fault="exit", at=6, **settings))
+    run(ray_executor, tmp_path / "ws", squares(toy_stages.Faulty, gpus=gpus, fault="exit", at=6, **settings))
     assert toy_stages.contents(str(tmp_path / "ws")) == expected
     assert toy_stages.tries(log)["0002"] == 2
 
 
 @POOL_OR_TASKS
-def test_a_worker_that_always_dies_fails_the_run(ray_executor: RayExecutor, tmp_path: Path, actors: int) -> None:
+def test_a_worker_that_always_dies_fails_the_run(ray_executor: RayExecutor, tmp_path: Path, gpus: int) -> None:
     """A task that kills its worker each time is tried CRASH_LIMIT times more, then the run fails and says so."""
     log = tmp_path / "log"
-    step = squares(toy_stages.Faulty, actors=actors, fault="exit", at=6, log=str(log), num_tasks=3)
+    step = squares(toy_stages.Faulty, gpus=gpus, fault="exit", at=6, log=str(log), num_tasks=3)
     with pytest.raises(WorkerCrashError, match="step squares"):
         run(ray_executor, tmp_path / "ws", step)
     assert toy_stages.tries(log)["0002"] == CRASH_LIMIT + 1
 
 
-def test_a_worker_that_dies_while_it_starts_fails_the_run(ray_executor: RayExecutor, tmp_path: Path) -> None:
+@POOL_OR_TASKS
+def test_a_worker_that_dies_while_it_starts_fails_the_run(ray_executor: RayExecutor, tmp_path: Path, gpus: int) -> None:
     """A process that dies in __init__ is not started for ever; afterwards the cluster is free for the next step."""
     with pytest.raises(WorkerCrashError):
-        run(ray_executor, tmp_path / "ws", squares(toy_stages.DiesAtInit))
-    run(ray_executor, tmp_path / "ws", squares())
+        run(ray_executor, tmp_path / "ws", squares(toy_stages.DiesAtInit, gpus=gpus))
+    run(ray_executor, tmp_path / "ws", squares(gpus=gpus))
 
 
+@POOL_OR_TASKS
 def test_a_killed_worker_process_changes_nothing(
-    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes]
+    ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes], gpus: int
 ) -> None:
-    """SIGKILL of a pool's process in the middle of a task: the run ends as if nothing had been."""
+    """SIGKILL of a worker's process in the middle of a task: the run ends as if nothing had been."""
     log = tmp_path / "log"
     killer = threading.Thread(target=_kill_first_process, args=(log,))
     killer.start()
-    run(ray_executor, tmp_path / "ws", squares(log=str(log), seconds=0.3))
+    run(ray_executor, tmp_path / "ws", squares(gpus=gpus, log=str(log), seconds=0.3))
     killer.join()
     assert toy_stages.contents(str(tmp_path / "ws")) == expected
     assert sum(toy_stages.tries(log).values()) == 7
@@ -173,20 +175,30 @@ def _kill_first_process(log: Path) -> None:
 
 
 def test_pools_that_hold_every_cpu_are_refused(ray_executor: RayExecutor, tmp_path: Path) -> None:
-    """Two 1-CPU workers on 2 CPUs are refused before anything starts, with the arithmetic."""
+    """Two 1-CPU workers with half a GPU each on 2 CPUs are refused before anything starts, with the arithmetic."""
     with pytest.raises(ResourceError) as caught:
-        run(ray_executor, tmp_path, squares(actors=2))
-    assert "2 x 1 CPU = 2 CPUs; the cluster has 2 CPUs" in caught.value.got
+        run(ray_executor, tmp_path, squares(actors=2, gpus=0.5))
+    assert "2 x 1 CPU = 2 CPUs, 2 x 0.5 GPU = 1 GPUs; the cluster has 2 CPUs" in caught.value.got
     assert caught.value.expected.startswith("at most 1 such workers")
     assert "set its actors to 1" in caught.value.fix
     assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_what_is_left_to_the_cluster_is_chosen(ray_executor: RayExecutor) -> None:
-    """Workers: as many as fit beside one free CPU, at most one a task; a GPU each where there are any."""
+    """A GPU each where there are any, and then as many workers as fit beside one free CPU, at most one a task."""
     chosen = ray_executor.resolve(Resources(cpus=1, gpus=None, actors=None), num_tasks=9)
     assert chosen == Resources(cpus=1, gpus=1.0, actors=1)
-    assert ray_executor.resolve(Resources(actors=0), num_tasks=9) == Resources(actors=0)
+    assert ray_executor.resolve(Resources(), num_tasks=9) == Resources()
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_plain_tasks_keep_to_the_number_asked_for(ray_executor: RayExecutor, tmp_path: Path, actors: int) -> None:
+    """One worker of two that would fit: never two tasks at once, and one process builds the stage once."""
+    log = tmp_path / "log"
+    run(ray_executor, tmp_path / "ws", squares(toy_stages.Overlapping, actors=actors, log=str(log), seconds=0.2))
+    processes = {path.name.split(".")[1] for path in log.glob("0*")}
+    assert len(processes) == actors
+    assert [path.name for path in log.glob("at-once-*")] == ["at-once-1"]
 
 
 def test_a_gpu_worker_gets_its_gpu(ray_executor: RayExecutor, tmp_path: Path, expected: dict[str, bytes]) -> None:
@@ -208,11 +220,11 @@ def test_a_connection_that_was_there_before_stays(ray_executor: RayExecutor) -> 
 @pytest.mark.parametrize(
     ("resources", "nodes", "fit"),
     [
-        pytest.param(Resources(), [{"CPU": 2.0}], 1, id="one CPU stays free"),
-        pytest.param(Resources(), [{"CPU": 1.0}], 1, id="a cluster of one CPU has none to spare"),
-        pytest.param(Resources(actors=0), [{"CPU": 2.0}], 2, id="plain tasks leave none free"),
+        pytest.param(Resources(gpus=1), [{"CPU": 2.0, "GPU": 2.0}], 1, id="one CPU stays free of a pool"),
+        pytest.param(Resources(gpus=1), [{"CPU": 1.0, "GPU": 1.0}], 1, id="a cluster of one CPU has none to spare"),
+        pytest.param(Resources(), [{"CPU": 2.0}], 2, id="plain tasks leave none free"),
         pytest.param(Resources(cpus=3), [{"CPU": 4.0}, {"CPU": 4.0}], 2, id="whole on one node"),
-        pytest.param(Resources(cpus=4), [{"CPU": 4.0}, {"CPU": 4.0}], 1, id="whole on one node, one CPU free"),
+        pytest.param(Resources(4, 1), [{"CPU": 4.0, "GPU": 1.0}] * 2, 1, id="whole on one node, one CPU free"),
         pytest.param(Resources(cpus=4), [{"CPU": 2.0}, {"CPU": 2.0}], 0, id="too wide for every node"),
         pytest.param(Resources(gpus=1), [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0}], 2, id="as many as GPUs"),
         pytest.param(Resources(gpus=0.5), [{"CPU": 16.0, "GPU": 2.0}], 4, id="two to a GPU"),
@@ -224,7 +236,6 @@ def test_a_connection_that_was_there_before_stays(ray_executor: RayExecutor) -> 
 def test_how_many_workers_fit(resources: Resources, nodes: list[dict[str, float]], fit: int) -> None:
     """Workers lie whole on a node, and pools leave one CPU of the cluster free."""
     assert num_fitting(resources, nodes) == fit
-    if resources.actors is None:
-        refused = Resources(resources.cpus, resources.gpus, fit + 1)
-        with pytest.raises(ResourceError, match="step embed: its workers do not fit"):
-            check_fit("embed", refused, nodes)
+    refused = Resources(resources.cpus, resources.gpus, fit + 1)
+    with pytest.raises(ResourceError, match="step embed: its workers do not fit"):
+        check_fit("embed", refused, nodes)

@@ -35,27 +35,26 @@ def expected(tmp_path: Path, num_tasks: int) -> dict[str, bytes]:
     return toy_stages.contents(str(tmp_path / "local"))
 
 
-@pytest.mark.parametrize("actors", [1, 0], ids=["pool", "tasks"])
-def test_a_killed_driver_leaves_what_was_finished(tmp_path: Path, actors: int) -> None:
+def test_a_killed_driver_leaves_what_was_finished(tmp_path: Path) -> None:
     """SIGKILL of the driver of a private cluster; the same command ends it, and redoes only what was in flight."""
     log, workspace = tmp_path / "log", str(tmp_path / "ws")
-    command = [sys.executable, "-c", DRIVER, workspace, str(log), str(actors)]
+    command = [sys.executable, "-c", DRIVER, workspace, str(log)]
     with ray_helpers.ray_environment():
         assert ray_helpers.kill_when(command, workspace, num_markers=3)
         assert not ray_helpers.kill_when(command, workspace, num_markers=100)
     assert toy_stages.contents(workspace) == expected(tmp_path, 8)
-    in_flight = 1 if actors else 2
-    assert sum(toy_stages.tries(log).values()) <= 8 + in_flight
+    assert sum(toy_stages.tries(log).values()) <= 8 + 2
 
 
-def test_a_lost_node_loses_only_what_it_was_doing(tmp_path: Path, s3_workspace: str) -> None:
+@pytest.mark.parametrize("gpus", [0.5, 0], ids=["pool", "tasks"])
+def test_a_lost_node_loses_only_what_it_was_doing(tmp_path: Path, s3_workspace: str, gpus: float) -> None:
     """Two nodes that share only a bucket; one is taken away in mid-run: same bytes, its tasks alone are done twice."""
     log = tmp_path / "log"
-    with ray_helpers.two_nodes() as nodes:
+    with ray_helpers.two_nodes(gpus_per_node=1) as nodes:
         killer = threading.Thread(target=_kill_node, args=(nodes, log))
         killer.start()
         executor = RayExecutor(nodes.address)
-        step = squares(num_tasks=12, actors=3, log=str(log), seconds=1)
+        step = squares(num_tasks=12, actors=3, gpus=gpus, log=str(log), seconds=1)
         Artifacts(s3_workspace, executor, FACTS).run(step)
         killer.join()
         executor.close()
@@ -75,7 +74,7 @@ def test_a_running_cluster_is_reached_as_a_job_and_by_its_address(tmp_path: Path
     """The same bytes from `ray job submit`, which sets RAY_ADDRESS, and from the address given."""
     done = expected(tmp_path, 4)
     with ray_helpers.ray_head() as head:
-        job = head.submit([sys.executable, "-c", DRIVER, str(tmp_path / "job"), str(tmp_path / "log"), "1", "4"])
+        job = head.submit([sys.executable, "-c", DRIVER, str(tmp_path / "job"), str(tmp_path / "log"), "4"])
         assert job.returncode == 0, job.stdout + job.stderr
         assert toy_stages.contents(str(tmp_path / "job")) == done
         workspace = str(tmp_path / "address")

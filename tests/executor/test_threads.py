@@ -65,7 +65,7 @@ def test_the_local_executor_uses_the_cpus_it_may_use() -> None:
 def test_a_worker_on_ray_has_as_many_threads_as_cpus(ray_executor: RayExecutor, tmp_path: Path) -> None:
     """In both threads that Ray calls it from."""
     artifacts = Artifacts(str(tmp_path), ray_executor, {"run_id": "run", "round": 1})
-    for done in artifacts.run(squares(thread_counts.Counts, num_tasks=2, actors=1, cpus=1)).done:
+    for done in artifacts.run(squares(thread_counts.Counts, num_tasks=2, actors=1, gpus=1)).done:
         assert_all(done.info["counts"], 1)
 
 

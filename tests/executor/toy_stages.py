@@ -120,11 +120,16 @@ class FailsAtInit(Square):
 
 
 def squares(
-    stage: type[Square] = Square, num_tasks: int = 6, actors: int | None = 1, cpus: int = 1, **settings: Any
+    stage: type[Square] = Square,
+    num_tasks: int = 6,
+    actors: int | None = None,
+    cpus: int = 1,
+    gpus: float = 0,
+    **settings: Any,
 ) -> Step:
     """A step of `num_tasks` tasks of three rows each."""
     tasks = [Task(f"{number:04d}", {"first": 3 * number, "num_rows": 3}) for number in range(num_tasks)]
-    return Step("squares", stage, settings, {"kind": "toy"}, tasks, Resources(cpus=cpus, actors=actors))
+    return Step("squares", stage, settings, {"kind": "toy"}, tasks, Resources(cpus, gpus, actors))
 
 
 def contents(workspace: str) -> dict[str, bytes]:
@@ -141,8 +146,8 @@ def tries(log: Path) -> dict[str, int]:
     return {key: keys.count(key) for key in sorted(set(keys))}
 
 
-def drive(workspace: str, log: str, actors: str, num_tasks: str = "8") -> None:
+def drive(workspace: str, log: str, num_tasks: str = "8") -> None:
     """A driver in a process of its own: slow squares on Ray, wherever it finds a cluster or on a private one."""
-    step = squares(num_tasks=int(num_tasks), actors=int(actors), log=log, seconds=0.3)
+    step = squares(num_tasks=int(num_tasks), log=log, seconds=0.3)
     with make_executor("ray") as executor:
         Artifacts(workspace, executor, {"run_id": "run", "round": 1}).run(step)
