@@ -33,12 +33,12 @@ class Resources:
     """What one worker of a step takes, and how many workers there are. Never part of a fingerprint.
 
     Args:
-        cpus: CPUs (and threads) of one worker.
+        cpus: CPUs (and threads) of one worker; None: as many as suit a model.
         gpus: GPUs of one worker; None: one, where there is one.
         actors: number of workers, which keep a loaded stage; None: as many as fit.
     """
 
-    cpus: int = 1
+    cpus: int | None = 1
     gpus: float | None = 0
     actors: int | None = None
 

@@ -274,7 +274,7 @@ class WorkerConfig(Section):
     """Workers of a stage: how many, and CPUs and GPUs of each; null: chosen from the cluster."""
 
     actors: int | None = Field(default=None, ge=1)
-    cpus: int = Field(default=1, ge=1)
+    cpus: int | None = Field(default=None, ge=1)
     gpus: float | None = Field(default=None, ge=0)
 
 

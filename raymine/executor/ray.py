@@ -34,6 +34,7 @@ from raymine.errors import ConfigError, ResourceError
 from raymine.executor.base import set_threads, usable_cpus
 
 CRASH_LIMIT = 3  # restarts of one worker of a pool, or of one plain task, after its process or node died
+MODEL_CPUS = 8  # threads of one model on a CPU at most: more of them wait for each other, and more models take memory
 MAX_BLOCKS = 4096  # Ray Data's driver takes 17 ms per block; above this number several tasks share one
 OBJECT_STORE_BYTES = 150 << 20  # of a private cluster; it holds only task rows and markers
 NO_PROGRESS_S = 6 * 3600  # longer than any single task (training centroids for 100M documents), shorter than a weekend
@@ -78,12 +79,14 @@ class RayExecutor:
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
         """Fills in what was left to the cluster: a GPU each where there are any, and as many workers as fit.
 
-        Without GPUs the number stays open: plain tasks take the CPUs that are free.
+        Without GPUs a model gets up to MODEL_CPUS, and the number of workers stays open: plain tasks take what is free.
         """
         self._connect()
         nodes = cluster_nodes()
         if resources.gpus is None:
             resources = replace(resources, gpus=float(any(node.get("GPU") for node in nodes)))
+        if resources.cpus is None:
+            resources = replace(resources, cpus=1 if resources.gpus else model_cpus(resources.actors, nodes))
         if resources.gpus and resources.actors is None:
             resources = replace(resources, actors=max(1, min(num_tasks, num_fitting(resources, nodes))))
         return resources
@@ -155,8 +158,22 @@ def num_fitting(resources: Resources, nodes: Sequence[dict[str, float]]) -> int:
         resources: of one worker.
         nodes: resources of each node: {"CPU": 4.0, "GPU": 1.0}.
     """
-    places = sum(_places(node, resources.cpus, resources.gpus or 0) for node in nodes)
-    return min(places, (_total(nodes, "CPU") - _spare(resources, nodes)) // resources.cpus)
+    cpus = resources.cpus or 1
+    places = sum(_places(node, cpus, resources.gpus or 0) for node in nodes)
+    return min(places, (_total(nodes, "CPU") - _spare(resources, nodes)) // cpus)
+
+
+def model_cpus(workers: int | None, nodes: Sequence[dict[str, float]]) -> int:
+    """CPUs of a worker that runs a model on them: equal shares of the smallest node, at most MODEL_CPUS.
+
+    Args:
+        workers: how many are asked for; None: as many as fit.
+        nodes: as in `num_fitting`.
+    """
+    own = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    smallest = min(own, default=1)
+    sharing = -(-workers // len(own)) if workers and own else -(-smallest // MODEL_CPUS)
+    return max(1, min(MODEL_CPUS, smallest // sharing))
 
 
 def check_fit(name: str, resources: Resources, nodes: Sequence[dict[str, float]]) -> None:
@@ -173,7 +190,7 @@ def check_fit(name: str, resources: Resources, nodes: Sequence[dict[str, float]]
     asked, fit = resources.actors or 1, num_fitting(resources, nodes)
     if asked <= fit:
         return
-    cpus, gpus, spare = resources.cpus, resources.gpus or 0, _spare(resources, nodes)
+    cpus, gpus, spare = resources.cpus or 1, resources.gpus or 0, _spare(resources, nodes)
     needs = f"{asked} x {cpus} CPU = {asked * cpus} CPUs" + (
         f", {asked} x {gpus:g} GPU = {asked * gpus:g} GPUs" * bool(gpus)
     )

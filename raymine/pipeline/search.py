@@ -67,4 +67,4 @@ def search_parts(context: Context, step: Step, parts: Sequence[Task], limits: Li
 def search_workers(context: Context) -> Resources:
     """Searches take a GPU only where the config gives them one: they are made for the cores."""
     config = context.config.resources.index
-    return Resources(config.cpus, config.gpus or 0, config.actors)
+    return Resources(config.cpus or 1, config.gpus or 0, config.actors)
