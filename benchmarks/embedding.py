@@ -5,7 +5,7 @@
 
 static: arxiv abstracts and the static model of models.py. bert: titles, questions, abstracts and answers in a seeded
 mix of lengths, and a randomly initialised BERT, 6 layers of 384. raymine runs EmbedShard over corpus shards, two calls
-in flight, by the local executor and on Ray (there without the start of the cluster and the pool); it reads and writes
+in flight, by the local executor and on Ray (there without the start of the cluster); it reads and writes
 files. The peer has the texts in memory and keeps the vectors there. All have the same number of threads and a loaded
 model. Vectors must agree to 1e-3: raymine stores 16-bit floats. Writes benchmarks/results/embedding-<case>.json.
 """

@@ -1,7 +1,7 @@
 """What the benchmarks of single steps share: shards as a round makes them, and a step run by either executor.
 
 A step runs in a child (measure.serve), again and again with one loaded worker: locally in its process, or on Ray by
-one actor with all cores, on a cluster with one CPU more than there are cores, which Ray Data wants free of pools.
+one process with all cores, which keeps the model as it does in a round.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def serve(side: str, step: Step, first: Task, tasks: Sequence[Task], cpus: int, 
     Args:
         side: local or ray.
         step: without tasks.
-        first: a small task. On Ray the seconds count from its end, when cluster and pool have started and the model
+        first: a small task. On Ray the seconds count from its end, when the cluster has started and the model
             is loaded.
         tasks: with outputs.
         cpus: of the worker.
@@ -78,7 +78,7 @@ def _on_ray(step: Step, folder: Path, first: Task, tasks: Sequence[Task], cpus: 
     from raymine.executor.ray import OBJECT_STORE_BYTES, RayExecutor
 
     options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "log_to_driver": False}
-    ray.init("local", num_cpus=cpus + 1, **options)
+    ray.init("local", num_cpus=cpus, **options)
     executor, make_work = RayExecutor(), partial(Work, step, str(folder), {})
 
     def work() -> Timed[None]:

@@ -4,7 +4,7 @@
 
 The same pairs of arxiv titles and abstracts, a randomly initialised cross-encoder (BERT, 4 layers of 256, one label).
 raymine runs Rescore over document shards, two calls in flight, by the local executor and on Ray (there without the
-start of the cluster and the pool); it reads texts and pairs from files and writes scores and the teacher cache. Then
+start of the cluster); it reads texts and pairs from files and writes scores and the teacher cache. Then
 the same pairs again with the same teacher, as a second round asks for them: all from the cache. All have the same
 number of threads and a loaded model. Scores (logits) must agree to 1e-4. Writes benchmarks/results/teacher.json.
 """
