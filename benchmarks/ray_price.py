@@ -4,8 +4,8 @@
 
 A small round (200 arxiv abstracts) and a larger one, each by both executors in turns; dense, BM25 and random candidates
 and a small untrained teacher. What the small round takes longer on Ray is the fixed price: the private cluster, its
-processes, imports in them. What a step takes longer on Ray beyond what it does in the small round is the price by work, given
-for steps of at least 5 s. Both give the same bytes, which is checked. Writes benchmarks/results/ray_price.json.
+processes, imports in them. What a step takes longer on Ray beyond what it does in the small round is the price by work,
+given for steps of at least 5 s. Both give the same bytes, which is checked. Writes benchmarks/results/ray_price.json.
 """
 
 from __future__ import annotations

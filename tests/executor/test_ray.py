@@ -190,7 +190,7 @@ def test_what_is_left_to_the_cluster_is_chosen(ray_executor: RayExecutor) -> Non
     chosen = ray_executor.resolve(Resources(cpus=1, gpus=None, actors=None), num_tasks=9)
     assert chosen == Resources(cpus=1, gpus=1.0, actors=1)
     assert ray_executor.resolve(Resources(), num_tasks=9) == Resources()
-    assert ray_executor.resolve(Resources(cpus=None), num_tasks=9) == Resources(cpus=2)
+    assert ray_executor.resolve(Resources(cpus=None), num_tasks=9) == Resources(cpus=1)
 
 
 @pytest.mark.parametrize("actors", [1, 2])
@@ -222,14 +222,15 @@ def test_a_connection_that_was_there_before_stays(ray_executor: RayExecutor) -> 
 @pytest.mark.parametrize(
     ("workers", "cpus_of_nodes", "cpus"),
     [
-        pytest.param(None, [2], 2, id="a small node whole"),
-        pytest.param(None, [8, 64], 8, id="the smallest node decides"),
-        pytest.param(None, [12], 6, id="equal shares"),
+        pytest.param(None, [2], 1, id="two share a small node"),
+        pytest.param(None, [1], 1, id="a node of one CPU"),
+        pytest.param(None, [8, 64], 4, id="the smallest node decides"),
+        pytest.param(None, [20], 6, id="equal shares of at most eight"),
         pytest.param(4, [16], 4, id="as many as are asked for"),
         pytest.param(3, [4, 4], 2, id="two on one of the nodes"),
         pytest.param(1, [64], 8, id="no more than one model can use"),
         pytest.param(5, [2], 1, id="more than fit, which is refused later"),
-        pytest.param(None, [0, 4], 4, id="a head without CPUs"),
+        pytest.param(None, [0, 4], 2, id="a head without CPUs"),
     ],
 )
 def test_a_model_without_a_gpu_shares_a_node(workers: int | None, cpus_of_nodes: list[int], cpus: int) -> None:
