@@ -44,7 +44,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_the_commands_are_known() -> None:
-    """Each is run by a test below (the job: in test_mine_ray.py); a new one fails here until it has one."""
+    """Each is run by a test below (the job: in test_mine_ray.py), or what it applies is checked (test_manifests.py)."""
     assert [command.split(" --")[0] for command in commands()] == [
         "make demo",
         "make test",
@@ -56,6 +56,12 @@ def test_the_commands_are_known() -> None:
         "raymine audit data/workspace/rounds/0001/shards/triplet",
         "raymine export data/workspace",
         "ray job submit",
+        "docker build -f cluster/Dockerfile -t REGISTRY/raymine . && docker push REGISTRY/raymine",
+        "kubectl apply -f cluster/config.yaml",
+        "kubectl create -f cluster/rayjob.yaml",
+        "kubectl apply -f cluster/config.yaml -f cluster/cronjob.yaml",
+        "kubectl apply -f cluster/config.yaml -f cluster/raycronjob.yaml",
+        "ray up cluster/launcher.yaml",
     ]
 
 
