@@ -15,7 +15,7 @@ of thousands of texts next to nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -57,10 +57,14 @@ class Tokens:
     Args:
         lengths: int64 [n], tokens per text.
         batches: yields (positions int64 [rows], features); over all batches every position occurs once.
+        rows: the tokens themselves; None where they cannot be taken apart.
+        order: int64 [n], which text each of the rows is.
     """
 
     lengths: NDArray[np.int64]
     batches: Callable[[], Iterator[Batch]]
+    rows: Rows | None = None
+    order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def num_tokens(self) -> int:
@@ -90,14 +94,26 @@ def tokenize(
     made = (preprocess([texts[i] for i in chunk]) for chunk in chunks)
     if layout == "opaque":
         return _opaque(chunks, list(made), order)
-    rows = _Rows.joined([_padded_rows(features) if layout == "padded" else _bag_rows(features) for features in made])
-    build = rows.padded if layout == "padded" else rows.bag
+    rows = Rows.joined([_padded_rows(features) if layout == "padded" else _bag_rows(features) for features in made])
+    return planned(rows, order, padding, batch_tokens)
+
+
+def planned(rows: Rows, order: NDArray[np.int64], padding: Padding, batch_tokens: int) -> Tokens:
+    """Plans the batches of texts whose tokens are there.
+
+    Args:
+        rows: of n texts.
+        order: int64 [n], which text each row is.
+        padding: how the model pads.
+        batch_tokens: padded tokens per batch (at least one text, whatever its length).
+    """
+    build = rows.padded if rows.layout == "padded" else rows.bag
 
     def batches() -> Iterator[Batch]:
         for members in budgeted(rows.lengths, order, batch_tokens):
             yield order[members], build(members, padding)
 
-    return Tokens(_by_row(order, rows.lengths), batches)
+    return Tokens(_by_row(order, rows.lengths), batches, rows, order)
 
 
 def budgeted(
@@ -123,17 +139,25 @@ def budgeted(
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of tokens without padding: one flat array per feature, row i from starts[i] on, lengths[i] long."""
+class Rows:
+    """Rows of tokens without padding: one flat array per feature, row i from starts[i] on, lengths[i] long.
+
+    Args:
+        flat: int32 [tokens] per feature.
+        lengths: int64 [n], tokens per row.
+        constants: what the model wants to know of a batch as a whole.
+        layout: padded or bag.
+    """
 
     flat: dict[str, NDArray[np.int32]]
     lengths: NDArray[np.int64]
     constants: Features
+    layout: str
 
     @classmethod
-    def joined(cls, parts: list[_Rows]) -> _Rows:
+    def joined(cls, parts: list[Rows]) -> Rows:
         flat = {name: np.concatenate([part.flat[name] for part in parts]) for name in parts[0].flat}
-        return cls(flat, np.concatenate([part.lengths for part in parts]), parts[0].constants)
+        return cls(flat, np.concatenate([part.lengths for part in parts]), parts[0].constants, parts[0].layout)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -166,17 +190,17 @@ class _Rows:
         return {**self.constants, "input_ids": ids, "offsets": torch.from_numpy(offsets)}
 
 
-def _padded_rows(features: Features) -> _Rows:
+def _padded_rows(features: Features) -> Rows:
     mask = features["attention_mask"].numpy().astype(bool)
     names = [name for name in features if name in PADDED_FEATURES and name != "attention_mask"]
     flat = {name: features[name].numpy()[mask].astype(np.int32) for name in names}
-    return _Rows(flat, mask.sum(axis=1, dtype=np.int64), _constants(features))
+    return Rows(flat, mask.sum(axis=1, dtype=np.int64), _constants(features), "padded")
 
 
-def _bag_rows(features: Features) -> _Rows:
+def _bag_rows(features: Features) -> Rows:
     ids = features["input_ids"].numpy().astype(np.int32)
     lengths = np.diff(features["offsets"].numpy(), append=len(ids)).astype(np.int64)
-    return _Rows({"input_ids": ids}, lengths, _constants(features))
+    return Rows({"input_ids": ids}, lengths, _constants(features), "bag")
 
 
 def _opaque(chunks: list[NDArray[np.int64]], made: list[Features], order: NDArray[np.int64]) -> Tokens:

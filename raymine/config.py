@@ -281,10 +281,15 @@ class WorkerConfig(Section):
 class ResourcesConfig(Section):
     """How a round runs. Never part of a fingerprint.
 
-    `memory_gb`: budget of one worker; parts of the corpus are sized from it.
+    Args:
+        memory_gb: budget of one worker; parts of the corpus are sized from it.
+        keep_tokens: keep the embedder's tokens for rounds to come, at 2 to 4 bytes a token: a later checkpoint with the
+            same tokenizer, prompt and length is spared tokenising.
+        embed, index, rescore: workers of these stages.
     """
 
     memory_gb: float = Field(default=2, gt=0)
+    keep_tokens: bool = False
     embed: WorkerConfig = WorkerConfig()
     index: WorkerConfig = WorkerConfig()
     rescore: WorkerConfig = WorkerConfig()

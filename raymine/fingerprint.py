@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +21,8 @@ LENGTH = 16  # hex digits: 64 bits, so that a workspace of a million artifacts h
 # Files that change nothing about what a model computes; a trainer writes most of them anew at each save.
 NOT_MODEL = (".md", ".png", ".gitattributes", ".gitignore", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 NOT_MODEL_NAMES = ("trainer_state.json", "training_args.bin", "scaler.pt")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".index.json")
+TOKENIZING = ("tokenizers", "transformers", "sentence-transformers")
 NOT_MODEL_FOLDERS = ("onnx/", "openvino/", ".git/", ".cache/", "eval/", "runs/")
 
 
@@ -66,6 +69,18 @@ def model_files(folder: str) -> list[str]:
         and name.rsplit("/", 1)[-1] not in NOT_MODEL_NAMES
         and not name.startswith(NOT_MODEL_FOLDERS)
     ]
+
+
+def tokenizer_fingerprint(folder: str, cache: storage.HashCache) -> str:
+    """Hash of everything that decides a model's tokens: all of its files but the weights, and the libraries' versions.
+
+    Args:
+        folder: local folder or URL of a saved model.
+        cache: remembers the hashes of files that did not change.
+    """
+    names = [name for name in model_files(folder) if not name.endswith(WEIGHTS)]
+    files = {name: cache.content_hash(storage.join(folder, name)) for name in names}
+    return fingerprint({"files": files, "versions": {name: version(name) for name in TOKENIZING}})
 
 
 def model_fingerprint(folder: str, cache: storage.HashCache) -> str:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raymine import batching, models
+from raymine import batching, models, stored_tokens
 from raymine.batching import Batch, Features, Padding, Tokens
 from raymine.config import EmbedConfig, RescoreConfig
 from raymine.errors import ConfigError
 from raymine.threads import in_threads, num_threads
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 # A tokenizer without a limit says 1e30.
@@ -66,6 +67,10 @@ class Runner:
 
         with self._tokenizing:
             return batching.tokenize(preprocess, texts, sizes, self.padding, self.batch_tokens)
+
+    def restored(self, table: pa.Table) -> Tokens:
+        """Tokens that were stored (raymine.stored_tokens)."""
+        return stored_tokens.from_table(table, self.padding, self.batch_tokens)
 
     def run(self, tokens: Tokens, **options: Any) -> tuple[NDArray[np.float32], float]:
         """Runs the model.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymine.batching import Tokens
@@ -33,6 +34,10 @@ class Encoder(Protocol):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Tokens of n >= 1 texts, prompt included."""
+        ...
+
+    def restored(self, table: pa.Table) -> Tokens:
+        """Tokens from a table of raymine.stored_tokens."""
         ...
 
     def encode(self, tokens: Tokens) -> tuple[NDArray[np.float32], float]:

@@ -19,6 +19,7 @@ from raymine.config import EmbedConfig
 from raymine.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 Side = Literal["query", "document"]
@@ -66,6 +67,10 @@ class SentenceTransformerEncoder:
         """Tokens of n >= 1 texts, prompt included."""
         sizes = inference.characters(texts)
         return self._runner.tokenize(texts, sizes, prompt=self.prompt or None, task=self._task)
+
+    def restored(self, table: pa.Table) -> Tokens:
+        """Tokens from a table of raymine.stored_tokens."""
+        return self._runner.restored(table)
 
     def encode(self, tokens: Tokens) -> tuple[NDArray[np.float32], float]:
         """Vectors float32 [n, dim], and the seconds that the device was held."""

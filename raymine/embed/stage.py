@@ -1,6 +1,7 @@
 """Embedding of one shard of documents or block of queries: texts in, vectors out.
 
 Reading and tokenising one shard overlaps with encoding another (two calls in flight, one at a time on the device).
+Tokens depend on the tokenizer and not on the weights, so where they are kept a later checkpoint finds them made.
 Empty texts get no row. The same bytes come out whoever runs a shard: its batches depend on its texts alone.
 
 Cost: the shard's texts, tokens (4 bytes each and feature) and vectors in memory, twice.
@@ -8,14 +9,15 @@ Cost: the shard's texts, tokens (4 bytes each and feature) and vectors in memory
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from raymine import schemas, storage
+from raymine import schemas, storage, stored_tokens
 from raymine.artifacts import Record, Task
+from raymine.batching import Tokens
 from raymine.config import EmbedConfig
 from raymine.embed.base import Encoder
 from raymine.embed.sentence_transformer import SentenceTransformerEncoder, Side, describe
@@ -44,20 +46,48 @@ class Embedded:
     non_finite: list[int]
 
 
-def embed_texts(texts: Sequence[str | None], encoder: Encoder, store: str) -> Embedded:
-    """Embeds texts in their order; empty ones are left out.
+@dataclass(frozen=True)
+class Tokenized:
+    """Tokens of a table of texts.
 
     Args:
-        texts: one per row; empty or blank ones get no vector.
+        rows: int64 [n], positions of those that have any text.
+        tokens: of these; None where there are none.
+        num_texts: in all.
+        no_text: positions that have no text at all (null).
+        num_bytes: of the texts, or of what stood for them.
+        is_known: they were stored.
+    """
+
+    rows: NDArray[np.int64]
+    tokens: Tokens | None
+    num_texts: int
+    no_text: list[int]
+    num_bytes: int
+    is_known: bool = False
+
+
+def tokenize_texts(texts: pa.Array | pa.ChunkedArray, encoder: Encoder) -> Tokenized:
+    """Tokenises texts in their order; empty or blank ones have no tokens."""
+    given = texts.to_pylist()
+    no_text = [row for row, text in enumerate(given) if text is None]
+    rows = np.array([row for row, text in enumerate(given) if text is not None and text.strip()], dtype=np.int64)
+    tokens = encoder.tokenize([given[row] for row in rows]) if len(rows) else None
+    return Tokenized(rows, tokens, len(given), no_text, texts.nbytes)
+
+
+def embed_tokens(tokenized: Tokenized, encoder: Encoder, store: str) -> Embedded:
+    """Embeds what has tokens.
+
+    Args:
+        tokenized: a table of texts; those without tokens get no vector.
         encoder: the loaded model.
         store: number format of the vectors, float16 or float32.
     """
-    no_text = [row for row, text in enumerate(texts) if text is None]
-    rows = np.array([row for row, text in enumerate(texts) if text is not None and text.strip()], dtype=np.int64)
-    if not len(rows):
+    rows, tokens, no_text = tokenized.rows, tokenized.tokens, tokenized.no_text
+    if tokens is None:
         empty = schemas.vector_table(rows, np.empty((0, encoder.dim), dtype=store))
         return Embedded(empty, 0, 0, 0.0, no_text, [])
-    tokens = encoder.tokenize([texts[row] or "" for row in rows])
     vectors, device_s = encoder.encode(tokens)
     with np.errstate(over="ignore"):  # a number too large for float16 is found below
         stored = vectors.astype(store)
@@ -94,6 +124,7 @@ class EmbedShard:
         config: the embedder.
         side: query or document.
         model_fingerprint: content hash of the model, for the output's metadata.
+        tokens: folder in which the tokens of each shard are kept and found, by the task's key; None: they are not kept.
 
     Raises:
         ConfigError: the model cannot be loaded or used as the config asks.
@@ -102,8 +133,8 @@ class EmbedShard:
     VERSION = 2
     calls_in_flight = 2
 
-    def __init__(self, config: EmbedConfig, side: Side, model_fingerprint: str) -> None:
-        self.config, self.side, self.model_fingerprint = config, side, model_fingerprint
+    def __init__(self, config: EmbedConfig, side: Side, model_fingerprint: str, tokens: str | None = None) -> None:
+        self.config, self.side, self.model_fingerprint, self.tokens = config, side, model_fingerprint, tokens
         self.encoder: Encoder = SentenceTransformerEncoder(config, side)
 
     def __call__(self, task: Task) -> Record:
@@ -111,22 +142,38 @@ class EmbedShard:
 
     def embed(self, task: Task) -> tuple[Record, pa.Table]:
         """Does one task; also gives the table it wrote, for whoever goes on with it (no rows where it found faults)."""
-        texts = storage.read_table(task.inputs["table"], columns=["text"])
-        embedded = embed_texts(texts["text"].to_pylist(), self.encoder, self.config.store)
+        tokenized = self._tokenized(task)
+        embedded = embed_tokens(tokenized, self.encoder, self.config.store)
         if embedded.no_text or embedded.non_finite:
             return Record(problems=self._problems(task.inputs["table"], embedded)), embedded.table.slice(0, 0)
         table = embedded.table.replace_schema_metadata(self._metadata())
         record = Record(
             outputs=[storage.write_arrow(f"{task.output}.arrow", table)],
-            rows_in=texts.num_rows,
+            rows_in=tokenized.num_texts,
             rows_out=table.num_rows,
             tokens=embedded.num_tokens,
-            bytes_in=texts.nbytes,
+            bytes_in=tokenized.num_bytes,
+            cache_hits=len(tokenized.rows) if tokenized.is_known else 0,
             device=self.encoder.device,
             device_s=embedded.device_s,
             info={"num_truncated": embedded.num_truncated},
         )
         return record, table
+
+    def _tokenized(self, task: Task) -> Tokenized:
+        """The tokens of a shard: those that an earlier checkpoint with the same tokenizer left, or made now."""
+        kept = storage.join(self.tokens, f"{task.key}.arrow") if self.tokens else None
+        if kept is not None and storage.exists(kept):
+            table = storage.read_arrow(kept)
+            rows, num_texts = table[stored_tokens.ROW].to_numpy(), stored_tokens.num_texts(table)
+            return Tokenized(rows, self.encoder.restored(table), num_texts, [], table.nbytes, is_known=True)
+        texts = storage.read_table(task.inputs["table"], columns=["text"])["text"]
+        tokenized = tokenize_texts(texts, self.encoder)
+        if kept is not None and tokenized.tokens is not None and not tokenized.no_text:
+            made = stored_tokens.to_table(tokenized.tokens, tokenized.rows, tokenized.num_texts)
+            if made is not None:
+                storage.write_arrow(kept, made)
+        return tokenized
 
     def _metadata(self) -> dict[str, str]:
         return {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from raymine.artifacts import Step, Task
+from raymine import storage
+from raymine.artifacts import Resources, Step, Task
 from raymine.embed.precomputed import StoreVectors
 from raymine.embed.sentence_transformer import Description, Side
 from raymine.embed.stage import DescribeEmbedder, EmbedShard
-from raymine.fingerprint import model_fingerprint
+from raymine.fingerprint import fingerprint, model_fingerprint, tokenizer_fingerprint
 from raymine.models import local_model
 from raymine.pipeline.base import LIGHT, Context, workers
 from raymine.storage import Shard
@@ -23,7 +24,9 @@ def describe(context: Context) -> Description:
     config = context.config.embed
     assert config is not None
     identity = {"model": _weights(context), "config": config.model_dump(exclude={"model", "revision"})}
-    step = Step("describe_embedder", DescribeEmbedder, {"config": config}, identity, [Task("embedder", {})], LIGHT)
+    # As many CPUs as the steps that embed: a tokenizer keeps the number of threads that its process first gave it.
+    resources = Resources(context.config.resources.embed.cpus)
+    step = Step("describe_embedder", DescribeEmbedder, {"config": config}, identity, [Task("embedder", {})], resources)
     info: Any = context.run(step).done[0].info
     found: Description = info
     return found
@@ -66,6 +69,16 @@ def _store(context: Context, name: str, shards: list[Shard]) -> list[Shard]:
     return context.run(Step(name, StoreVectors, settings, settings, tasks, LIGHT, unit="vectors")).shards
 
 
+def _tokens_folder(context: Context, side: Side, embedder: Description) -> str:
+    """Where the tokens of one side are kept: for all checkpoints whose tokenizer, prompt and length are the same."""
+    config = context.config.embed
+    assert config is not None and config.model is not None
+    tokenizer = tokenizer_fingerprint(local_model(config.model, config.revision), context.cache)
+    prompt = embedder["query_prompt"] if side == "query" else embedder["document_prompt"]
+    named = {"tokenizer": tokenizer, "side": side, "prompt": prompt, "max_length": embedder["max_length"]}
+    return storage.join(context.artifacts.workspace, "cache", f"tokens-{fingerprint(named)}")
+
+
 def embed_step(context: Context, side: Side, shards: list[Shard], embedder: Description) -> Step:
     """The step that embeds one side: a task per shard of documents or block of queries."""
     config = context.config.embed
@@ -76,6 +89,8 @@ def embed_step(context: Context, side: Side, shards: list[Shard], embedder: Desc
     described = {name: value for name, value in embedder.items() if name != f"{other}_prompt"}
     identity = {"side": side, "model": weights, "config": config.model_dump(exclude=unnamed), "embedder": described}
     settings = {"config": config, "side": side, "model_fingerprint": weights}
+    if context.config.resources.keep_tokens:
+        settings["tokens"] = _tokens_folder(context, side, embedder)
     tasks = [Task(shard.sha256, {"table": shard.path}) for shard in shards]
     name, unit = {"query": ("embed_queries", "queries"), "document": ("embed_documents", "documents")}[side]
     resources = workers(context.config.resources.embed)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tiny_models
 from sentence_transformers import SentenceTransformer
@@ -17,7 +18,7 @@ from raymine.artifacts import Record, Task
 from raymine.batching import Tokens
 from raymine.config import EmbedConfig
 from raymine.embed import EmbedShard
-from raymine.embed.stage import embed_texts
+from raymine.embed.stage import Embedded, embed_tokens, tokenize_texts
 
 
 class LetterEncoder:
@@ -29,10 +30,17 @@ class LetterEncoder:
         lengths = np.array([min(5, len(text)) for text in texts])
         return Tokens(lengths, lambda: iter([(np.arange(len(texts)), {"texts": texts})]))
 
+    def restored(self, table: pa.Table) -> Tokens:
+        raise NotImplementedError
+
     def encode(self, tokens: Tokens) -> tuple[np.ndarray, float]:
         (_, features), *_ = tokens.batches()
         vectors = [[float(len(text)), 1e6 if text == "huge" else float(text.count("a"))] for text in features["texts"]]
         return np.array(vectors, dtype=np.float32), 0.25
+
+
+def embed_texts(texts: list[str], encoder: LetterEncoder, store: str) -> Embedded:
+    return embed_tokens(tokenize_texts(pa.chunked_array([texts]), encoder), encoder, store)
 
 
 def test_empty_texts_get_no_row() -> None:
@@ -176,3 +184,31 @@ def test_one_shard_is_tokenised_while_another_is_encoded(bert_model: str, tmp_pa
         tasks = [Task(str(i), {"table": path}, str(tmp_path / f"out-{i}")) for i in range(2)]
         records = list(pool.map(stage, tasks))
     assert [record.rows_out for record in records] == [10, 10]
+
+
+@pytest.mark.parametrize("kind", ["static", "bert"])
+def test_kept_tokens_serve_the_next_checkpoint(kind: str, tmp_path: Path) -> None:
+    """The second checkpoint's vectors are, bit for bit, those it makes of the texts, which it never reads."""
+    save = {"static": tiny_models.save_static, "bert": tiny_models.save_bert}[kind]
+    first, second = (EmbedConfig(model=save(str(tmp_path / f"model-{seed}"), seed=seed)) for seed in (0, 1))
+    kept, texts = str(tmp_path / "tokens"), ["", *tiny_models.texts(50, longest=120), "  "]
+    path = corpus(tmp_path, texts)
+
+    def made(config: EmbedConfig, tokens: str | None, name: str, path: str = path) -> Record:
+        stage = EmbedShard(config, "document", "x", tokens)
+        return stage(Task("key", {"table": path}, str(tmp_path / name)))
+
+    without = made(second, None, "without")
+    assert made(first, kept, "first").cache_hits == 0
+    record = made(second, kept, "second", path="no such file")
+    assert record.outputs[0].sha256 == without.outputs[0].sha256
+    assert (record.cache_hits, record.tokens, record.info) == (50, without.tokens, without.info)
+    assert (record.rows_in, record.rows_out) == (52, 50)
+
+
+def test_faults_of_texts_are_found_though_tokens_are_kept(static_model: str, tmp_path: Path) -> None:
+    """A document without text is named each time: its shard's tokens are not kept."""
+    path = corpus(tmp_path, ["heart", None])
+    for _ in range(2):
+        stage = EmbedShard(EmbedConfig(model=static_model), "document", "x", str(tmp_path / "tokens"))
+        assert stage(Task("key", {"table": path}, str(tmp_path / "out"))).problems
