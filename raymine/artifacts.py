@@ -228,9 +228,15 @@ class Work:
 
 
 class Executor(Protocol):
-    """Runs the tasks of a step somewhere, in any order, and yields their markers as they come."""
+    """Runs the tasks of a step somewhere, in any order, and yields their markers as they come.
+
+    `job_id`: submission id of the cluster's job that this program is the driver of; None where it is none.
+    """
 
     name: str
+
+    @property
+    def job_id(self) -> str | None: ...
 
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
         """Fills in what was left to the machine: CPUs, GPUs, number of workers."""
@@ -277,6 +283,7 @@ class Artifacts:
         run: what every ledger row of this run carries (run_id, round).
         watcher: is told how it goes.
         journal: folder in which each step that has work to do leaves a note (for `raymine status`).
+        check: is called before each step that has work to do; raises what ends the run.
     """
 
     def __init__(
@@ -286,10 +293,11 @@ class Artifacts:
         run: dict[str, Any],
         watcher: Watcher | None = None,
         journal: str = "",
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.workspace, self.executor, self.run_facts = workspace, executor, run
         self.watcher: Watcher = watcher or Silent()
-        self.journal = journal
+        self.journal, self.check = journal, check
 
     def run(self, step: Step) -> StepResult:
         """Finds the step's outputs or makes those that are missing.
@@ -304,6 +312,7 @@ class Artifacts:
         missing = [task for task in step.tasks if task.key not in known]
         self.watcher.started(step, len(step.tasks) - len(missing))
         if missing:
+            self.check()
             self._note(step)
             self._run_missing(step, missing, known)
             markers = [known[task.key] for task in step.tasks]

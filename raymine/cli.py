@@ -61,6 +61,65 @@ def mine(
     _mine(loaded, workspace or default_workspace(config), executor, address, as_json)
 
 
+@app.command()
+def remine(
+    config: Annotated[str, typer.Argument(help="YAML config of the rounds.")],
+    checkpoint: Annotated[str, typer.Option(help="Folder, URL or hub name of the embedder as it is now.")],
+    workspace: Workspace = "",
+    override: Set = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Mines the next round with another checkpoint: only what depends on it, and nothing if its weights are known."""
+    from raymine import rounds
+    from raymine.config_file import absolute_model, load_config
+
+    loaded = load_config(config, tuple(override or ()))
+    place, model = workspace or default_workspace(config), absolute_model(checkpoint)
+    with _running(executor, address) as (runner, watcher):
+        found = rounds.remine(loaded, place, model, runner, watcher, run_id=runner.job_id)
+    _show(found, as_json, "it was mined with these weights")
+
+
+@app.command()
+def watch(
+    config: Annotated[str, typer.Argument(help="YAML config of the rounds.")],
+    checkpoints: Annotated[str, typer.Option(help="Folder or URL in which a trainer leaves its checkpoints.")],
+    workspace: Workspace = "",
+    override: Set = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    once: Annotated[bool, typer.Option("--once", help="Looks once, for a scheduler.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 30,
+    as_json: Json = False,
+) -> None:
+    """Mines a round for each new complete checkpoint, the newest first; may be stopped and started at any moment."""
+    from raymine.config_file import load_config
+    from raymine.watch import watch as run_watch
+
+    def failed(checkpoint: Any, error: UserError) -> None:
+        print(f"raymine: {checkpoint.path}: {error}", file=sys.stderr)
+
+    loaded = load_config(config, tuple(override or ()))
+    with _running(executor, address) as (runner, watcher):
+        rounds = run_watch(
+            loaded,
+            workspace or default_workspace(config),
+            checkpoints,
+            runner,
+            watcher,
+            every,
+            once,
+            None if once else failed,
+        )
+        found = None
+        for found in rounds:
+            _show(found, as_json, "it was mined with these weights")
+        if found is None:
+            say().print(f"{checkpoints}: no complete checkpoint there", highlight=False)
+
+
 def default_workspace(config: str) -> str:
     """`workspace` beside the config."""
     from raymine import storage
@@ -86,12 +145,23 @@ def _mine(config: Any, workspace: str, executor: str, address: str | None, as_js
     from raymine import rounds
 
     with _running(executor, address) as (runner, watcher):
-        found = rounds.mine(config, workspace, runner, watcher)
+        found = rounds.mine(config, workspace, runner, watcher, run_id=runner.job_id)
+    _show(found, as_json)
+    return found
+
+
+def _show(found: Any, as_json: bool, why: str = "nothing has changed since") -> None:
+    """A round that was mined or found, for people or for programs.
+
+    Args:
+        found: the round.
+        as_json: one JSON object.
+        why: there was nothing to do, if so.
+    """
     if as_json:
         print(json.dumps(round_summary(found)))
     else:
-        print_round(found, out())
-    return found
+        print_round(found, out(), why)
 
 
 def round_summary(found: Any) -> dict[str, Any]:
@@ -111,12 +181,12 @@ def round_summary(found: Any) -> dict[str, Any]:
     }
 
 
-def print_round(found: Any, console: Console) -> None:
-    """What a round made and what it cost."""
+def print_round(found: Any, console: Console, why: str) -> None:
+    """What a round made and what it cost; or why there was nothing to do."""
     from raymine.console import cost_table
 
     if not found.is_new:
-        console.print(f"Nothing to do: round {found.number} is done and nothing has changed since.", highlight=False)
+        console.print(f"Nothing to do: round {found.number} is done, and {why}.", highlight=False)
     summary = round_summary(found)
     left_out = summary.get("num_without_positive")
     note = f" ({left_out:,} without a positive kept out)" if left_out else ""

@@ -91,15 +91,25 @@ def _with_absolute_paths(raw: dict[str, Any], base: str) -> dict[str, Any]:
             section[last] = storage.absolute(section[last], base)
     for *parents, last in MODEL_KEYS:
         section = _section(made, parents)
-        name = section.get(last)
-        # A hub name looks like a relative path: it is a path when it exists or begins with a dot.
-        if isinstance(name, str):
-            candidate = storage.absolute(name, base)
-            if storage.is_url(name) or name.startswith((".", "/", "~")) or storage.exists(candidate):
-                section[last] = candidate
+        if isinstance(section.get(last), str):
+            section[last] = absolute_model(section[last], base)
     if isinstance(made.get("exclude"), list):
         made["exclude"] = [storage.absolute(p, base) if isinstance(p, str) else p for p in made["exclude"]]
     return made
+
+
+def absolute_model(name: str, base: str = "") -> str:
+    """A model's path made absolute; a hub name stays.
+
+    A hub name looks like a relative path: it is a path when it exists or begins with a dot.
+
+    Args:
+        name: path, URL or hub name.
+        base: folder that paths are relative to; default: the working folder.
+    """
+    candidate = storage.absolute(name, base)
+    is_path = storage.is_url(name) or name.startswith((".", "/", "~")) or storage.exists(candidate)
+    return candidate if is_path else name
 
 
 def _section(raw: dict[str, Any], parents: list[str]) -> dict[str, Any]:

@@ -121,16 +121,20 @@ def audit_table(found: Audit) -> Table:
 
 
 def cost_table(costs: Sequence[StepCost]) -> Table:
-    """The ledger's sums per step, the total last."""
+    """The ledger's sums per step, the total last; what was reused only where something was."""
     priced = any(cost.usd is not None for cost in costs)
+    reused = costs[-1].reused > 0
     table = Table(title="What it cost", title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("step", no_wrap=True)
-    for name in ("shards", "rows", "tokens", "cached", "work", "device", *(["USD"] if priced else [])):
+    names = ["shards", "rows", "tokens", "cached", "work", "device"]
+    for name in [*names, *(["reused", "saved"] if reused else []), *(["USD"] if priced else [])]:
         table.add_column(name, justify="right", no_wrap=True)
     for cost in costs:
         numbers = [cost.tasks, cost.rows_out, cost.tokens, cost.cache_hits]
         cells = [cost.step, *(count(number) if number else "-" for number in numbers)]
         cells += [f"{cost.wall_s:,.1f} s", f"{cost.device_s:,.1f} s"]
+        if reused:
+            cells += [count(cost.reused), f"{cost.saved_s:,.1f} s"] if cost.reused else ["-", "-"]
         if priced:
             cells.append("-" if cost.usd is None else f"{cost.usd:.5f}")
         table.add_row(*cells, style="bold" if cost.step == "total" else "")

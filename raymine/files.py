@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,16 @@ def remove_folder(folder: str) -> None:
         fs.rm(inner, recursive=True)
 
 
+def remove_file(path: str) -> None:
+    """Deletes a file; nothing happens if it is not there."""
+    if is_local(path):
+        local_path(path).unlink(missing_ok=True)
+        return
+    fs, inner = filesystem(path)
+    with suppress(FileNotFoundError):
+        fs.rm_file(inner)
+
+
 @contextmanager
 def opened(path: str, ahead_bytes: int = CHUNK_BYTES) -> Iterator[Any]:
     """A file opened for binary reading, local or remote.
@@ -142,6 +152,14 @@ def num_bytes(path: str) -> int:
         return local_path(path).stat().st_size
     fs, inner = filesystem(path)
     return int(fs.size(inner))
+
+
+def changed_at(path: str) -> float:
+    """When a file was written last, in seconds since the epoch."""
+    if is_local(path):
+        return local_path(path).stat().st_mtime
+    fs, inner = filesystem(path)
+    return float(fs.modified(inner).timestamp())
 
 
 def read_range(path: str, begin: int, end: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Cost: one row per task, priced and summed.
+"""Cost: one row per task, priced and summed; and what was spared, because an earlier round had done it.
 
 A task's cost is the time it held its worker's devices: wall seconds times CPUs at the CPU price, plus wall seconds
 times GPUs at the GPU price. A machine rented by the hour also costs while it waits; that is not in these sums.
@@ -34,20 +34,34 @@ class Prices:
         return hours * float(sum(count * (price or 0.0) for count, price in used))
 
 
-def ledger_table(rows: Iterable[dict[str, Any]], prices: Prices) -> pa.Table:
-    """The ledger of a round from its tasks' figures, sorted by start."""
-    priced = [{**row, "usd": prices.usd(row), "started_at": int(row["started_at"] * 1000)} for row in rows]
+def ledger_table(rows: Iterable[dict[str, Any]], number: int, prices: Prices) -> pa.Table:
+    """The ledger of a round from its tasks' figures, sorted by start.
+
+    Args:
+        rows: of all tasks whose outputs the round has; those that were done for another round are reused.
+        number: of the round.
+        prices: of devices.
+    """
+    counted = [_counted(row, number) for row in rows]
+    priced = [{**row, "usd": prices.usd(row), "started_at": int(row["started_at"] * 1000)} for row in counted]
     priced.sort(key=lambda row: (row["started_at"], row["step"], row["shard"]))
     columns = {name: [row[name] for row in priced] for name in schemas.LEDGER.names}
     return pa.table(columns, schema=schemas.LEDGER)
 
 
+def _counted(row: dict[str, Any], number: int) -> dict[str, Any]:
+    if row["round"] == number:
+        return {**row, "reused": False, "saved_s": 0.0}
+    return {**row, "round": number, "reused": True, "saved_s": row["wall_s"], "wall_s": 0.0, "device_s": 0.0}
+
+
 @dataclass(frozen=True)
 class StepCost:
-    """Sums over the tasks of one step."""
+    """Sums over the tasks of one step: of those that were done, but for `reused` (their number) and `saved_s`."""
 
     step: str
     tasks: int
+    reused: int
     rows_in: int
     rows_out: int
     tokens: int
@@ -56,6 +70,7 @@ class StepCost:
     cache_hits: int
     wall_s: float
     device_s: float
+    saved_s: float
     usd: float | None
 
 
@@ -68,13 +83,16 @@ def sums(ledger: pa.Table) -> list[StepCost]:
 
 
 def _sum(name: str, rows: list[dict[str, Any]]) -> StepCost:
-    def total(column: str) -> Any:
-        return sum(row[column] for row in rows)
+    done = [row for row in rows if not row["reused"]]
 
-    prices = [row["usd"] for row in rows]
+    def total(column: str) -> Any:
+        return sum(row[column] for row in done)
+
+    prices = [row["usd"] for row in done]
     return StepCost(
         step=name,
-        tasks=len(rows),
+        tasks=len(done),
+        reused=len(rows) - len(done),
         rows_in=total("rows_in"),
         rows_out=total("rows_out"),
         tokens=total("tokens"),
@@ -83,5 +101,6 @@ def _sum(name: str, rows: list[dict[str, Any]]) -> StepCost:
         cache_hits=total("cache_hits"),
         wall_s=total("wall_s"),
         device_s=total("device_s"),
+        saved_s=float(sum(row["saved_s"] for row in rows)),
         usd=None if None in prices else float(sum(prices)),
     )

@@ -27,9 +27,10 @@ from raymine import ledger, storage
 from raymine.artifacts import Artifacts, Executor, Watcher
 from raymine.config import Config
 from raymine.config_file import dump_yaml
-from raymine.errors import WorkspaceError
+from raymine.errors import ConfigError, WorkspaceError
 from raymine.fingerprint import fingerprint, model_fingerprint
 from raymine.ledger import Prices, StepCost
+from raymine.lock import Lock, locked
 from raymine.models import local_model
 from raymine.pipeline.base import Context, Tables
 from raymine.storage import HashCache, Shard
@@ -125,6 +126,11 @@ def round_folder(number: int) -> str:
     return f"rounds/{number:04d}"
 
 
+def has_rounds(workspace: str) -> bool:
+    """Whether a round was begun in a workspace."""
+    return bool(storage.list_files(storage.join(workspace, "rounds"), "round.json"))
+
+
 def rounds(workspace: str) -> list[Round]:
     """All rounds of a workspace, finished or not, by number.
 
@@ -145,7 +151,12 @@ def rounds(workspace: str) -> list[Round]:
 
 
 def mine(
-    config: Config, workspace: str, executor: Executor, watcher: Watcher | None = None, prices: Prices | None = None
+    config: Config,
+    workspace: str,
+    executor: Executor,
+    watcher: Watcher | None = None,
+    prices: Prices | None = None,
+    run_id: str | None = None,
 ) -> Round:
     """Runs one round, or goes on with it, or finds it finished.
 
@@ -155,38 +166,107 @@ def mine(
         executor: where the steps run.
         watcher: is told how it goes.
         prices: instead of the config's.
+        run_id: of a submitted job; a finished round of this id is not done again, whatever has changed. None: made up.
 
     Raises:
         InputError: the input is wrong; nothing finished is lost.
         ConfigError: a model cannot be loaded, or does not fit the config.
         ResourceError: the machine or cluster has less than the config asks for.
+        WorkspaceError: another run is at work in the workspace.
     """
     workspace = storage.absolute(workspace)
     cache = HashCache(storage.join(workspace, "cache", "hashes.json"))
     identity = round_identity(config, cache)
     cache.save()
+    if finished := _finished(workspace, identity, run_id):
+        return finished
+    with locked(workspace, "a round") as lock:
+        # Another run may have finished it while this one waited.
+        return _finished(workspace, identity, run_id) or _run(
+            config, workspace, executor, watcher, prices, run_id, identity, cache, lock
+        )
+
+
+def remine(
+    config: Config,
+    workspace: str,
+    checkpoint: str,
+    executor: Executor,
+    watcher: Watcher | None = None,
+    prices: Prices | None = None,
+    run_id: str | None = None,
+) -> Round:
+    """The next round, with another checkpoint of the embedder; only what depends on it is done again.
+
+    Args:
+        config: of the rounds; `embed.model` does not matter.
+        checkpoint: saved model: folder, URL or hub name.
+        workspace, executor, watcher, prices, run_id: as of `mine`.
+
+    Returns:
+        The round; that of the last round, not new, if the checkpoint has the same weights.
+
+    Raises:
+        UserError: as `mine`; ConfigError too where the config has no embedder.
+    """
+    if config.embed is None or config.embed.model is None:
+        raise ConfigError(
+            "a round without an embedder has no checkpoints",
+            got="no `embed.model` in the config",
+            expected="a config that mines with an embedder",
+            fix="add `embed.model` and `retrieve.dense`",
+        )
+    embed = config.embed.model_copy(update={"model": checkpoint, "revision": None})
+    config = config.model_copy(update={"embed": embed})
+    workspace = storage.absolute(workspace)
+    cache = HashCache(storage.join(workspace, "cache", "hashes.json"))
+    weights = embedder_fingerprint(config, cache)
+    cache.save()
+    known = rounds(workspace) if has_rounds(workspace) else []
+    if known and known[-1].facts["state"] == "done" and known[-1].facts["embedder"] == weights:
+        return known[-1]
+    return mine(config, workspace, executor, watcher, prices, run_id)
+
+
+def _finished(workspace: str, identity: str, run_id: str | None) -> Round | None:
+    """The finished round of this identity, or of this run."""
+    done = [found for found in rounds(workspace) if found.facts["state"] == "done"] if has_rounds(workspace) else []
+    same = [found for found in done if found.facts["identity"] == identity or found.facts["run_id"] == run_id]
+    return same[-1] if same else None
+
+
+def _run(
+    config: Config,
+    workspace: str,
+    executor: Executor,
+    watcher: Watcher | None,
+    prices: Prices | None,
+    run_id: str | None,
+    identity: str,
+    cache: HashCache,
+    lock: Lock,
+) -> Round:
+    """Runs a round that is not finished; arguments as of `mine`, and what it found out."""
     number, known = number_of(workspace, identity)
-    if known is not None and known.facts["state"] == "done":
-        return known
     folder = round_folder(number)
     path = storage.join(workspace, folder)
     if known is None:
         storage.remove_folder(path)
-    run_id = (
-        known.facts["run_id"] if known else f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    )
+    made_up = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    run_id = run_id or (known.facts["run_id"] if known else made_up)
     facts: dict[str, Any] = {"state": "running", "identity": identity, "run_id": run_id, "executor": executor.name}
+    facts["embedder"] = embedder_fingerprint(config, cache)
     storage.write_bytes(storage.join(path, "config.yaml"), dump_yaml(config).encode())
     storage.write_json(storage.join(path, "round.json"), facts)
     from raymine.pipeline.run import run_round
 
     run = {"run_id": run_id, "round": number}
-    artifacts = Artifacts(workspace, executor, run, watcher, storage.join(path, "steps"))
+    artifacts = Artifacts(workspace, executor, run, watcher, storage.join(path, "steps"), lock.check)
     context = Context(config, artifacts, cache, number, folder)
     run_round(context)
     prices = prices or Prices(config.cost.gpu_hour_usd, config.cost.cpu_hour_usd)
-    rows = [done.ledger for result in context.results for done in result.done if done.ledger["round"] == number]
-    storage.write_table(storage.join(path, "ledger.parquet"), ledger.ledger_table(rows, prices))
+    rows = [done.ledger for result in context.results for done in result.done]
+    storage.write_table(storage.join(path, "ledger.parquet"), ledger.ledger_table(rows, number, prices))
     facts = {**facts, **_summary(context, workspace), "state": "done", "finished_at": time.time()}
     storage.write_json(storage.join(path, "shards", "index.json"), _index(facts, path, workspace))
     storage.write_json(storage.join(path, "round.json"), facts)
@@ -215,12 +295,18 @@ def round_identity(config: Config, cache: HashCache) -> str:
     return fingerprint({"config": plain, "contents": contents})
 
 
+def embedder_fingerprint(config: Config, cache: HashCache) -> str | None:
+    """Names the embedder by its weights; None where there is none."""
+    if config.embed is None or config.embed.model is None:
+        return None
+    return model_fingerprint(local_model(config.embed.model, config.embed.revision), cache)
+
+
 def number_of(workspace: str, identity: str) -> tuple[int, Round | None]:
     """The number that a round of this identity has or will have, and the round if there is one already."""
-    try:
-        known = rounds(workspace)
-    except WorkspaceError:
+    if not has_rounds(workspace):
         return 1, None
+    known = rounds(workspace)
     same = [found for found in known if found.facts["identity"] == identity]
     if same:
         return same[-1].number, same[-1]

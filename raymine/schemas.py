@@ -295,6 +295,8 @@ SHORTFALL = pa.schema(
         pa.field("is_emitted", pa.bool_(), nullable=False),
     ]
 )
+# A row per task. What was found made by an earlier round is `reused`: its figures are those of that time, but for its
+# seconds, which are 0 and stand in `saved_s`.
 LEDGER = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
@@ -311,6 +313,8 @@ LEDGER = pa.schema(
         pa.field("bytes_in", pa.int64(), nullable=False),
         pa.field("bytes_out", pa.int64(), nullable=False),
         pa.field("cache_hits", pa.int64(), nullable=False),
+        pa.field("reused", pa.bool_(), nullable=False),
+        pa.field("saved_s", pa.float64(), nullable=False),
         pa.field("usd", pa.float64()),
     ]
 )

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +34,7 @@ from raymine.files import CHUNK_BYTES as CHUNK_BYTES
 from raymine.files import JUMP_BYTES as JUMP_BYTES
 from raymine.files import TEMPORARY as TEMPORARY
 from raymine.files import absolute as absolute
+from raymine.files import changed_at as changed_at
 from raymine.files import exists as exists
 from raymine.files import filesystem as filesystem
 from raymine.files import is_folder as is_folder
@@ -46,6 +49,7 @@ from raymine.files import opened as opened
 from raymine.files import read_range as read_range
 from raymine.files import relative as relative
 from raymine.files import remote_file as remote_file
+from raymine.files import remove_file as remove_file
 from raymine.files import remove_folder as remove_folder
 
 BUCKET_READERS = 16  # remote files whose batch is fetched at once; each waits for the network some four times
@@ -115,6 +119,38 @@ def local_copy(path: str) -> Iterator[Path]:
 def write_bytes(path: str, content: bytes) -> None:
     with writing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def create_file(path: str, content: bytes) -> bool:
+    """Writes a file if there is none, in one act; says whether it did.
+
+    One of several that try at once wins on local disks, S3 and Google Cloud Storage. Other filesystems of fsspec look
+    first and write then.
+    """
+    if not is_local(path):
+        fs, inner = filesystem(path)
+        try:
+            fs.pipe_file(inner, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    target = local_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary.write_bytes(content)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copies one file, atomically, between any two filesystems."""
+    with writing(target) as temporary, opened(source) as file, temporary.open("wb") as copy:
+        shutil.copyfileobj(file, copy, CHUNK_BYTES)
 
 
 def write_json(path: str, value: Any) -> None:

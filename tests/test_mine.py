@@ -97,9 +97,13 @@ def test_another_filter_is_another_round_that_reuses_the_rest(
     values = mining.config(data, static_model, cross_encoder_model, select=select)
     second = raymine.mine(make_config(values), mined.workspace)
     assert second.number == 2
-    done = {cost.step for cost in second.cost}
+    done = {cost.step for cost in second.cost if cost.tasks}
     assert done <= {"prefilter", "rescore", "select", "fetch_texts", "total"} | {f"write_{n}" for n in mining.FORMATS}
-    rescore = [cost for cost in second.cost if cost.step == "rescore"]
+    saved = {cost.step: cost for cost in second.cost}["embed_documents"]
+    spent = {cost.step: cost for cost in mined.cost}["embed_documents"]
+    assert (saved.reused, saved.wall_s, saved.usd) == (spent.tasks, 0, 0)
+    assert saved.saved_s == pytest.approx(spent.wall_s)
+    rescore = [cost for cost in second.cost if cost.step == "rescore" and cost.tasks]
     assert all(cost.cache_hits > 0 for cost in rescore)
     assert mining.bytes_of_round(Path(mined.path)) == before
 
@@ -162,7 +166,7 @@ def test_every_other_format_has_the_same_negatives_and_the_texts_it_names(
     names = [name for name in FORMATS if name not in mining.FORMATS]
     values = mining.config(data, static_model, cross_encoder_model, write={"formats": names, "scores": True})
     again = raymine.mine(make_config(values), mined.workspace)
-    assert all(cost.step.startswith(("select", "fetch", "write", "total")) for cost in again.cost)
+    assert all(cost.step.startswith(("select", "fetch", "write", "total")) for cost in again.cost if cost.tasks)
     folder, wanted = Path(again.path) / "shards", by_ids(again)
     documents = {row["_id"]: f"{row['title']} {row['text']}".strip() for row in json_lines(data / "corpus.jsonl")}
     queries = {row["_id"]: row["text"] for row in json_lines(data / "queries.jsonl")}

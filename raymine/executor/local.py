@@ -24,6 +24,7 @@ class LocalExecutor:
     """
 
     name = "local"
+    job_id = None
 
     def __init__(self) -> None:
         self.cpus = local_threads()
