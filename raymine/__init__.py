@@ -26,6 +26,7 @@ __all__ = [
     "load_config",
     "mine",
     "mine_hard_negatives",
+    "remine",
 ]
 
 
@@ -51,3 +52,28 @@ def mine(config: Config, workspace: str, executor: str = "local", address: str |
 
     with make_executor(executor, address) as runner:
         return rounds.mine(config, workspace, runner)
+
+
+def remine(
+    config: Config, workspace: str, checkpoint: str, executor: str = "local", address: str | None = None
+) -> Round:
+    """Mines the next round, with another checkpoint of the embedder: only what depends on it is done again.
+
+    Args:
+        config: of the rounds; `embed.model` does not matter.
+        workspace: folder or URL, with the rounds before.
+        checkpoint: saved model: folder, URL or hub name.
+        executor: local (in this process) or ray.
+        address: of a Ray cluster; None: RAY_ADDRESS, else a cluster of this machine.
+
+    Returns:
+        The round; the last one, with `is_new` False, if the checkpoint has its weights.
+
+    Raises:
+        UserError: as `mine`.
+    """
+    from raymine import rounds
+    from raymine.executor import make_executor
+
+    with make_executor(executor, address) as runner:
+        return rounds.remine(config, workspace, checkpoint, runner)

@@ -169,7 +169,8 @@ def round_summary(found: Any) -> dict[str, Any]:
     from raymine import rounds, storage
 
     facts = found.facts
-    shown = ("num_documents", "num_queries", "num_without_positive", "num_empty_documents", "selection", "sources")
+    shown = ["num_documents", "num_queries", "num_without_positive", "num_empty_documents", "selection", "sources"]
+    shown += ["difficulty", "num_settled"]
     return {
         "round": found.number,
         "path": found.path,
@@ -201,6 +202,10 @@ def print_round(found: Any, console: Console, why: str) -> None:
     )
     if counts["num_missing"]:
         lines.append(f"{counts['num_missing']:,} negatives are missing in {counts['num_queries_short']:,} queries")
+    if difficulty := summary.get("difficulty"):
+        in_all = max(1, sum(difficulty.values()))
+        shares = ", ".join(f"{100 * n / in_all:.0f} % {name}" for name, n in difficulty.items() if n)
+        lines.append(f"The last round's negatives, by this checkpoint: {shares}")
     for line in lines:
         console.print(line, highlight=False)
     for name, path in summary["shards"].items():

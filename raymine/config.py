@@ -263,6 +263,40 @@ class WriteConfig(Section):
     score: Score | None = None
 
 
+class RoundsConfig(Section):
+    """How a round builds on the one before; a first round has none.
+
+    Args:
+        scope: full (all documents are embedded), or pool (raymine.lineage.pool): those that a source ranked among the
+            first `top` of any query in an earlier round, positives, and a random probe of the others.
+        top: of pool.
+        probe: of pool: the share of the other documents.
+        max_missed: of pool: if the probe tells that it misses a larger share of the first `top` hits, it is made again
+            from four times as many ranks, and then all documents are embedded.
+        merge: what becomes of earlier negatives that no filter takes: replace (nothing is owed to them), union (those
+            of a rounds ago keep n decay^a slots, rounded down), or keep_hard (the last ones keep theirs while the new
+            checkpoint scores them above the positive, or within select.sample.semi_hard_margin below).
+        decay: of union.
+        queries: all are searched for, or only the unsettled: those all of whose last negatives the new checkpoint
+            scores more than `margin` below the lowest positive. The others keep their negatives.
+        margin: of unsettled, in units of the dense score.
+    """
+
+    scope: Literal["full", "pool"] = "full"
+    top: int = Field(default=50, ge=1)
+    probe: float = Field(default=0.02, gt=0, le=1)
+    max_missed: float = Field(default=0.05, ge=0, le=1)
+    merge: Literal["replace", "union", "keep_hard"] = "replace"
+    decay: float = Field(default=0.5, gt=0, lt=1)
+    queries: Literal["all", "unsettled"] = "all"
+    margin: float = Field(default=0.05, ge=0)
+
+    @property
+    def owes_earlier(self) -> bool:
+        """Whether earlier negatives may have slots."""
+        return self.merge != "replace" or self.queries == "unsettled"
+
+
 class CostConfig(Section):
     """Prices; null: not priced."""
 
@@ -321,6 +355,7 @@ class Config(Section):
     rescore: RescoreConfig | None = None
     select: SelectConfig = SelectConfig()
     write: WriteConfig = WriteConfig()
+    rounds: RoundsConfig = RoundsConfig()
     cost: CostConfig = CostConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
@@ -354,6 +389,13 @@ class Config(Section):
                 "`corpus` and `queries` are needed unless `positives` has query_column and positive_column"
             )
         self._check_vectors()
+        if not self.has_embeddings and self.rounds != RoundsConfig():
+            raise ValueError("`rounds` needs an embedder: its score says what has become of earlier negatives")
+        if self.rounds.scope == "pool":
+            if not (self.embed and self.embed.model and self.retrieve.dense):
+                raise ValueError("`rounds.scope: pool` needs `embed.model` and `retrieve.dense`")
+            if self.select.sample.strategy == "spread":
+                raise ValueError("`spread` needs the vectors of all candidates: set `rounds.scope: full`")
         self._check_scores()
         self._check_filters()
         return self

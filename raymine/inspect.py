@@ -48,12 +48,15 @@ def inspect(found: Round, query_id: str) -> Story:
     rows = _rows_of(storage.join(found.path, "verdicts", name), query_row)
     slots = {row["doc_row"]: row for row in _rows_of(storage.join(found.path, "negatives", name), query_row)}
     (shortfall,) = _rows_of(storage.join(found.path, "queries", name), query_row)
+    lineage = {row["doc_row"]: row for row in _rows_of(storage.join(found.path, "lineage", name), query_row)}
     texts = _texts(tables.corpus, [row["doc_row"] for row in rows])
     score = found.facts["default_score"]
     for row in rows:
         negative = slots.get(row["doc_row"])
         row.update(zip(("doc_id", "text"), texts[row["doc_row"]], strict=True))
         row["slot"], row["kind"] = (negative["slot"], negative["kind"]) if negative else (None, None)
+        past = lineage.get(row["doc_row"], {})
+        row.update({key: past.get(key) for key in ("first_round", "last_round", "ranks")})
     rows.sort(key=lambda row: _reading_order(row, score))
     return Story(
         query_id, text, found.number, found.facts["sources"], rows, shortfall["num_missing"], shortfall["top_reason"]
@@ -147,9 +150,18 @@ def _numbers(row: dict[str, Any], story: Story) -> str:
 
 def _show_candidate(row: dict[str, Any], story: Story, console: Console) -> None:
     verdict, style = _verdict(row)
-    line = Text.assemble((f"{verdict:<30}", style), (row["doc_id"], "cyan"), "  ", _numbers(row, story))
+    past = _past(row) if story.round > 1 else ""
+    line = Text.assemble((f"{verdict:<30}", style), (row["doc_id"], "cyan"), "  ", _numbers(row, story), past)
     console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(Text("    " + snippet(row["text"], 4 * SNIPPET_LETTERS), "dim"), no_wrap=True, overflow="ellipsis")
+
+
+def _past(row: dict[str, Any]) -> str:
+    """Since when it has been a negative, and its dense ranks since."""
+    if row["first_round"] is None:
+        return ""
+    ranks = " ".join("-" if rank is None else f"#{rank}" for rank in row["ranks"])
+    return f"  since round {row['first_round']}: {ranks}"
 
 
 def _verdict(row: dict[str, Any]) -> tuple[str, str]:

@@ -6,6 +6,7 @@
     rounds/0001/verdicts/       every candidate with its scores and the reason it went
     rounds/0001/negatives/      the sampled negatives
     rounds/0001/queries/        per query: how many negatives, how many missing, and why
+    rounds/0001/lineage/        what was ever a query's negative: first and last round, rank in each
     rounds/0001/shards/<format>/  the training shards; shards/index.json lists them with checksums
 
 A round is identified by the contents of its inputs and models and by its config, so the same command finds the same
@@ -71,6 +72,10 @@ class Round:
         """One row per query: negatives found and missing (schemas.SHORTFALL)."""
         return _read_all(storage.join(self.path, "queries"))
 
+    def lineage(self) -> pa.Table:
+        """What was ever among a query's negatives: first and last round, dense rank in each (schemas.LINEAGE)."""
+        return _read_all(storage.join(self.path, "lineage"))
+
     def training_set(self, format: str) -> Any:
         """The training rows of one written format.
 
@@ -114,7 +119,7 @@ class Round:
         return ledger.sums(self.ledger())
 
     def tables(self) -> Tables:
-        """The shards of corpus, queries, positives and excluded pairs that the round was made of."""
+        """The shards of corpus, queries, positives and excluded pairs that the round was made of, and its lineage."""
         named: dict[str, Any] = {
             name: [Shard(**{**shard, "path": storage.join(self.workspace, shard["path"])}) for shard in shards]
             for name, shards in self.facts["tables"].items()
@@ -155,7 +160,6 @@ def mine(
     workspace: str,
     executor: Executor,
     watcher: Watcher | None = None,
-    prices: Prices | None = None,
     run_id: str | None = None,
 ) -> Round:
     """Runs one round, or goes on with it, or finds it finished.
@@ -165,7 +169,6 @@ def mine(
         workspace: folder or URL; made if it is not there.
         executor: where the steps run.
         watcher: is told how it goes.
-        prices: instead of the config's.
         run_id: of a submitted job; a finished round of this id is not done again, whatever has changed. None: made up.
 
     Raises:
@@ -182,9 +185,8 @@ def mine(
         return finished
     with locked(workspace, "a round") as lock:
         # Another run may have finished it while this one waited.
-        return _finished(workspace, identity, run_id) or _run(
-            config, workspace, executor, watcher, prices, run_id, identity, cache, lock
-        )
+        finished = _finished(workspace, identity, run_id)
+        return finished or _run(config, workspace, _Run(identity, run_id, cache, lock), executor, watcher)
 
 
 def remine(
@@ -193,7 +195,6 @@ def remine(
     checkpoint: str,
     executor: Executor,
     watcher: Watcher | None = None,
-    prices: Prices | None = None,
     run_id: str | None = None,
 ) -> Round:
     """The next round, with another checkpoint of the embedder; only what depends on it is done again.
@@ -201,7 +202,7 @@ def remine(
     Args:
         config: of the rounds; `embed.model` does not matter.
         checkpoint: saved model: folder, URL or hub name.
-        workspace, executor, watcher, prices, run_id: as of `mine`.
+        workspace, executor, watcher, run_id: as of `mine`.
 
     Returns:
         The round; that of the last round, not new, if the checkpoint has the same weights.
@@ -225,7 +226,7 @@ def remine(
     known = rounds(workspace) if has_rounds(workspace) else []
     if known and known[-1].facts["state"] == "done" and known[-1].facts["embedder"] == weights:
         return known[-1]
-    return mine(config, workspace, executor, watcher, prices, run_id)
+    return mine(config, workspace, executor, watcher, run_id)
 
 
 def _finished(workspace: str, identity: str, run_id: str | None) -> Round | None:
@@ -235,36 +236,45 @@ def _finished(workspace: str, identity: str, run_id: str | None) -> Round | None
     return same[-1] if same else None
 
 
-def _run(
-    config: Config,
-    workspace: str,
-    executor: Executor,
-    watcher: Watcher | None,
-    prices: Prices | None,
-    run_id: str | None,
-    identity: str,
-    cache: HashCache,
-    lock: Lock,
-) -> Round:
-    """Runs a round that is not finished; arguments as of `mine`, and what it found out."""
-    number, known = number_of(workspace, identity)
+@dataclass(frozen=True)
+class _Run:
+    """What `mine` knows when it begins to work.
+
+    Args:
+        identity: of the round.
+        run_id: of a submitted job; None: it goes on with that of the round, or one is made up.
+        cache: content hashes of input files.
+        lock: of the workspace.
+    """
+
+    identity: str
+    run_id: str | None
+    cache: HashCache
+    lock: Lock
+
+
+def _run(config: Config, workspace: str, run: _Run, executor: Executor, watcher: Watcher | None) -> Round:
+    """Runs a round that is not finished."""
+    number, known = number_of(workspace, run.identity)
     folder = round_folder(number)
     path = storage.join(workspace, folder)
     if known is None:
         storage.remove_folder(path)
     made_up = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    run_id = run_id or (known.facts["run_id"] if known else made_up)
-    facts: dict[str, Any] = {"state": "running", "identity": identity, "run_id": run_id, "executor": executor.name}
-    facts["embedder"] = embedder_fingerprint(config, cache)
+    run_id = run.run_id or (known.facts["run_id"] if known else made_up)
+    facts: dict[str, Any] = {"state": "running", "identity": run.identity, "run_id": run_id, "executor": executor.name}
+    facts["embedder"] = embedder_fingerprint(config, run.cache)
     storage.write_bytes(storage.join(path, "config.yaml"), dump_yaml(config).encode())
     storage.write_json(storage.join(path, "round.json"), facts)
     from raymine.pipeline.run import run_round
 
-    run = {"run_id": run_id, "round": number}
-    artifacts = Artifacts(workspace, executor, run, watcher, storage.join(path, "steps"), lock.check)
-    context = Context(config, artifacts, cache, number, folder)
+    named = {"run_id": run_id, "round": number}
+    artifacts = Artifacts(workspace, executor, named, watcher, storage.join(path, "steps"), run.lock.check)
+    before = [found for found in rounds(workspace) if found.number == number - 1]
+    previous = before[0].tables() if before else None
+    context = Context(config, artifacts, run.cache, number, folder, previous=previous)
     run_round(context)
-    prices = prices or Prices(config.cost.gpu_hour_usd, config.cost.cpu_hour_usd)
+    prices = Prices(config.cost.gpu_hour_usd, config.cost.cpu_hour_usd)
     rows = [done.ledger for result in context.results for done in result.done]
     storage.write_table(storage.join(path, "ledger.parquet"), ledger.ledger_table(rows, number, prices))
     facts = {**facts, **_summary(context, workspace), "state": "done", "finished_at": time.time()}
@@ -325,7 +335,18 @@ def _summary(context: Context, workspace: str) -> dict[str, Any]:
         key: {name: plain(shards) for name, shards in facts.pop(key).items()} for key in ("formats", "companions")
     }
     selection = facts.pop("selection")
-    names = ("corpus", "corpus_vectors", "queries", "positives", "excluded")
+    names = (
+        "corpus",
+        "corpus_vectors",
+        "queries",
+        "positives",
+        "excluded",
+        "lineage",
+        "earlier",
+        "settled",
+        "verdicts",
+        "pool",
+    )
     return {
         "num_documents": tables.num_documents,
         "num_queries": tables.num_queries,

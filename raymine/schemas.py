@@ -283,6 +283,23 @@ FORBIDDEN = pa.schema(
         pa.field("doc_row", pa.int64(), nullable=False),
     ]
 )
+# What was ever among a query's negatives, sorted by (query_row, doc_row): in which round first, in which last, and its
+# dense rank in each round since the first (null where dense search did not find it).
+LINEAGE = pa.schema(
+    [
+        pa.field("query_row", pa.int64(), nullable=False),
+        pa.field("doc_row", pa.int64(), nullable=False),
+        pa.field("first_round", pa.int16(), nullable=False),
+        pa.field("last_round", pa.int16(), nullable=False),
+        pa.field("ranks", pa.list_(pa.field("element", pa.int32())), nullable=False),
+    ]
+)
+# Rows of an earlier round that are others now, found by their ids.
+MOVED = pa.schema([pa.field("old_row", pa.int64(), nullable=False), pa.field("new_row", pa.int64(), nullable=False)])
+# Documents of a pool, each once in a file.
+DOC_ROWS = pa.schema([pa.field("doc_row", pa.int64(), nullable=False)])
+# Queries that keep the last round's negatives.
+SETTLED = pa.schema([pa.field("query_row", pa.int64(), nullable=False)])
 # One row per query: how many negatives it got, how many are missing (together always the number asked for), which
 # filter took most of its candidates, and whether it goes into training shards at all.
 SHORTFALL = pa.schema(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mining
 import pytest
+import tiny_models
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,9 @@ def test_the_commands_are_known() -> None:
         "raymine inspect data/workspace",
         "raymine audit data/workspace/rounds/0001/shards/triplet",
         "raymine export data/workspace",
+        "raymine remine data/mine.yaml",
+        "raymine watch data/mine.yaml",
+        "python jobs/loop.py data/mine.yaml",
         "ray job submit",
         "docker build -f cluster/Dockerfile -t REGISTRY/raymine . && docker push REGISTRY/raymine",
         "kubectl apply -f cluster/config.yaml",
@@ -79,15 +83,25 @@ def test_the_commands_on_your_data(folder: Path, static_model: str) -> None:
         assert shown
     assert (folder / "data" / "workspace" / "rounds" / "0001" / "shards" / "triplet").is_dir()
     assert list((folder / "shards" / "tevatron").glob("*.jsonl"))
+    for number, command in enumerate(commands()[9:11], start=2):
+        checkpoint = folder / "checkpoints" / f"checkpoint-{500 * (number - 1)}"
+        tiny_models.save_static(str(checkpoint), seed=number)
+        (checkpoint / "trainer_state.json").write_text("{}")
+        shown = run(command.replace("mine.yaml", f"mine.yaml --set embed.model={static_model}"), folder)
+        assert f"Round {number}:" in shown and "The last round's negatives, by this checkpoint" in shown
+    command = commands()[11].replace("mine.yaml", f"mine.yaml --set embed.model={static_model}")
+    assert run(command.replace("--rounds 3 --steps 500", "--rounds 1 --steps 2"), folder).count("nDCG@10") == 2
 
 
 def test_the_config_is_the_jobs_config_and_mines(folder: Path) -> None:
     """What is shown is what is shipped."""
-    (shown,) = blocks("yaml")
+    shown, more = blocks("yaml")
     shipped = (ROOT / "jobs" / "configs" / "mine.yaml").read_text()
     assert shown == shipped and len(shown.splitlines()) < 25
     (folder / "mine.yaml").write_text(shown)
     assert "n-tuple" in run("raymine mine mine.yaml", folder)
+    (folder / "more.yaml").write_text(yaml.safe_dump(yaml.safe_load(shown) | yaml.safe_load(more)))
+    assert "n-tuple" in run("raymine mine more.yaml", folder)
     assert yaml.safe_load(shown)["embed"]["model"] == "models/embedder"
 
 

@@ -119,14 +119,11 @@ def test_remine_does_what_depends_on_the_weights(data: Path, models: list[str], 
     assert mining.bytes_of_round(Path(second.path)) == mining.bytes_of_round(Path(alone.path))
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_kept_tokens_are_found_by_the_next_checkpoint(
-    data: Path, models: list[str], tmp_path: Path, executor: str
-) -> None:
+def test_kept_tokens_are_found_by_the_next_checkpoint(data: Path, models: list[str], tmp_path: Path) -> None:
     """The tokenizer is the same, so round 2 tokenises nothing; its bytes are those of a round that does."""
     resources = {"memory_gb": 2.5e-4, "keep_tokens": True}
     made = config(data, models[0], resources=resources)
-    with make_executor(executor) as runner:
+    with make_executor("local") as runner:
         rounds.mine(made, str(tmp_path / "ws"), runner)
         second = rounds.remine(made, str(tmp_path / "ws"), models[1], runner)
         alone = rounds.mine(config(data, models[1]), str(tmp_path / "alone"), runner)

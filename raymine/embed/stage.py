@@ -142,7 +142,9 @@ class EmbedShard:
 
     def embed(self, task: Task) -> tuple[Record, pa.Table]:
         """Does one task; also gives the table it wrote, for whoever goes on with it (no rows where it found faults)."""
-        tokenized = self._tokenized(task)
+        return self._embedded(task, self._tokenized(task))
+
+    def _embedded(self, task: Task, tokenized: Tokenized) -> tuple[Record, pa.Table]:
         embedded = embed_tokens(tokenized, self.encoder, self.config.store)
         if embedded.no_text or embedded.non_finite:
             return Record(problems=self._problems(task.inputs["table"], embedded)), embedded.table.slice(0, 0)

@@ -18,6 +18,9 @@ class Tables:
     """What has been made so far in a round: shards, with their rows placed.
 
     `metadata`: of each corpus shard, where the config asks for some; None for a shard that was made of pairs of texts.
+    `earlier` and `settled`: of each query block, the lineage of the rounds before and the queries that keep their
+    negatives, where the round owes them slots. `lineage`: the same after this round.
+    `pool`: of each corpus shard, the documents that were embedded, where not all were.
     """
 
     corpus: list[Shard] = field(default_factory=list)
@@ -28,6 +31,11 @@ class Tables:
     run: list[Shard] = field(default_factory=list)
     corpus_vectors: list[Shard] = field(default_factory=list)
     query_vectors: list[Shard] = field(default_factory=list)
+    lineage: list[Shard] = field(default_factory=list)
+    earlier: list[Shard] = field(default_factory=list)
+    settled: list[Shard] = field(default_factory=list)
+    verdicts: list[Shard] = field(default_factory=list)
+    pool: list[Shard] = field(default_factory=list)
 
     @property
     def num_documents(self) -> int:
@@ -61,6 +69,7 @@ class Context:
         tables: what has been made.
         facts: small facts about it (counts, choices), kept in round.json.
         results: of the steps, in order.
+        previous: tables of the round before (queries, corpus, lineage); None: this is the first.
     """
 
     config: Config
@@ -71,6 +80,7 @@ class Context:
     tables: Tables = field(default_factory=Tables)
     facts: dict[str, Any] = field(default_factory=dict)
     results: list[StepResult] = field(default_factory=list)
+    previous: Tables | None = None
 
     def run(self, step: Step) -> StepResult:
         """Runs a step, or finds what it made before."""

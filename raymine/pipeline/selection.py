@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from raymine import storage
@@ -12,6 +13,7 @@ from raymine.models import local_model
 from raymine.pipeline.base import LIGHT, Context, contents, paths, workers
 from raymine.rescore.stage import Rescore
 from raymine.select.judged import Selection
+from raymine.select.merge import Merge
 from raymine.select.passes import CapReuse, CountScores, FetchVectors, Shortlist
 from raymine.select.prefilter import Prefilter
 from raymine.select.scales import SumCounts
@@ -106,14 +108,34 @@ def select(
     blocks.cap_reuse()
     vectors = blocks.fetch_vectors()
     more = {"shard_starts": context.tables.shard_starts}
-    settings = {**more, "vectors": paths(vectors) if vectors is not None else None}
+    settings: dict[str, Any] = {**more, "vectors": paths(vectors) if vectors is not None else None}
     identity = {**more, "sample": context.config.select.sample.model_dump(), "vectors": contents(vectors or [])}
     identity["queries"] = contents(context.tables.queries)
+    inputs: list[dict[str, Any]] = [{} for _ in verdicts]
+    tables = context.tables
+    if tables.earlier:
+        settings["merge"] = _merge(context)
+        identity["merged"] = [contents(tables.earlier), contents(tables.settled)]
+        identity["rounds"] = context.config.rounds.model_dump()
+        pairs = zip(tables.earlier, tables.settled, strict=True)
+        inputs = [{"lineage": lineage.path, "settled": settled.path} for lineage, settled in pairs]
     name = "select_again" if is_again else "select"
-    step = blocks.step(name, Select, settings, identity, prefix="part", folder=context.folder)
+    step = blocks.step(name, Select, settings, identity, prefix="part", folder=context.folder, inputs=inputs)
     done = context.run(step).done
     context.facts["selection"] = [each.info for each in done]
     return done
+
+
+def _merge(context: Context) -> Merge:
+    config = context.config
+    return Merge(
+        config.rounds.merge,
+        config.rounds.decay,
+        context.number,
+        config.select.sample.n,
+        config.select.sample.semi_hard_margin,
+        tuple(context.facts["sources"]),
+    )
 
 
 class _Blocks:
@@ -150,10 +172,19 @@ class _Blocks:
         }
 
     def step(
-        self, name: str, stage: type, settings: dict[str, Any], identity: Any, prefix: str = "block", folder: str = ""
+        self,
+        name: str,
+        stage: type,
+        settings: dict[str, Any],
+        identity: Any,
+        prefix: str = "block",
+        folder: str = "",
+        inputs: Sequence[dict[str, Any]] | None = None,
     ) -> Step:
-        """A step of one task per block."""
-        tasks = self.context.block_tasks(({"verdicts": shard.path} for shard in self.verdicts), prefix)
+        """A step of one task per block; `inputs`: what each task has besides its verdicts."""
+        more = inputs if inputs is not None else [{} for _ in self.verdicts]
+        given = ({"verdicts": shard.path, **each} for shard, each in zip(self.verdicts, more, strict=True))
+        tasks = self.context.block_tasks(given, prefix)
         settings = {"blocks": self.given, **settings}
         identity = {**self.identity, "own": identity}
         return Step(name, stage, settings, identity, tasks, LIGHT, folder=folder, unit="candidates")

@@ -37,7 +37,7 @@ EXACT_PART_DOCUMENTS = 1 << 19
 # Larger chunks take memory and save no time: 488,000 documents and 8,192 queries took two cores 4.3 s in one chunk,
 # 4.5 s in four and 5.8 s in eight.
 CHUNK_DOCUMENTS = 1 << 17
-# Pairs per task. Measured on one core at 256 dimensions: exact in bfloat16 4.8e8 to 6.7e8 pairs a second, BM25
+# Pairs per task. Measured on one core at 256 dimensions: exact 6e8 pairs a second (in int8), BM25
 # on arxiv 1e9, ivfpq 3e9 with a tenth of the documents scanned.
 EXACT_OPERATIONS = 2.0e12  # multiplications; divided by the dimensions
 BM25_PAIRS = 6.0e9

@@ -23,6 +23,7 @@ from raymine.artifacts import Record, Task
 from raymine.select.base import Candidates
 from raymine.select.judged import Blocks, Judged, Selection
 from raymine.select.kinds import kinds
+from raymine.select.merge import Merge, ages, reserved
 from raymine.select.negatives import negatives_table
 from raymine.select.passes import fetched_vectors
 from raymine.select.relative import forbidden, unbounded_queries
@@ -47,8 +48,28 @@ class Selected:
     pairs: pa.Table
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What a block has from earlier rounds.
+
+    Args:
+        lineage: schemas.LINEAGE.
+        settled: schemas.SETTLED.
+        merge: how it is used.
+    """
+
+    lineage: pa.Table
+    settled: pa.Table
+    merge: Merge
+
+
 def select(
-    judged: Judged, query_ids: Sequence[str], first_row: int, how: Selection, vectors: Vectors | None = None
+    judged: Judged,
+    query_ids: Sequence[str],
+    first_row: int,
+    how: Selection,
+    vectors: Vectors | None = None,
+    earlier: Earlier | None = None,
 ) -> Selected:
     """Samples one block.
 
@@ -58,9 +79,10 @@ def select(
         first_row: query_row of the first of them.
         how: filters and sampling.
         vectors: of what may be drawn, by doc_row; for spread.
+        earlier: what it has from earlier rounds; None: nothing, or it does not matter.
     """
     candidates = judged.candidates
-    rows, slots = _sampled(judged, query_ids, first_row, how, vectors)
+    rows, slots = _sampled(judged, query_ids, first_row, how, vectors, earlier)
     found = np.bincount(candidates.query_row[rows] - first_row, minlength=len(query_ids))
     shortfall = shortfall_table(candidates, judged.codes, found, first_row, how.sample)
     is_emitted = shortfall["is_emitted"].to_numpy()
@@ -85,13 +107,26 @@ def forbidden_table(candidates: Candidates, rows: NDArray[np.int64], filters: Se
 
 
 def _sampled(
-    judged: Judged, query_ids: Sequence[str], first_row: int, how: Selection, vectors: Vectors | None
+    judged: Judged,
+    query_ids: Sequence[str],
+    first_row: int,
+    how: Selection,
+    vectors: Vectors | None,
+    earlier: Earlier | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions and slots of the negatives, sorted by (query_row, slot)."""
     candidates, seeds = judged.candidates, query_seeds(how.seed, how.round_number, query_ids)
     draw = Draw(how.sample, how.sample_score, how.default_score, how.sources, seeds, first_row, vectors)
     kept = pool_of(candidates, judged.kept, draw)
-    rows, keys = SAMPLERS[how.sample.strategy](candidates, kept, draw)
+    if earlier is None:
+        rows, keys = SAMPLERS[how.sample.strategy](candidates, kept, draw)
+    else:
+        age = ages(candidates, earlier.lineage, earlier.merge.number)
+        kept = np.union1d(kept, judged.kept[age[judged.kept] > 0])
+        rows, keys = SAMPLERS[how.sample.strategy](candidates, kept, draw)
+        order = np.lexsort([*reversed(keys), candidates.query_row[rows]])
+        settled = earlier.settled["query_row"].to_numpy()
+        keys = (~reserved(candidates, rows, age[rows], order, settled, earlier.merge), *keys)
     positions, slots = first_slots(candidates.query_row[rows], keys, how.sample.n)
     return rows[positions], slots
 
@@ -103,19 +138,25 @@ class Select:
         blocks: keyword arguments of Blocks.
         shard_starts: first doc_row of each document shard.
         vectors: paths of FetchVectors' files, bucketed by query block; None where no vectors are needed.
+        merge: how earlier negatives are used; None where they are not.
     """
 
     VERSION = 1
     calls_in_flight = 1
 
     def __init__(
-        self, blocks: dict[str, Any], shard_starts: Sequence[int], vectors: Sequence[str] | None = None
+        self,
+        blocks: dict[str, Any],
+        shard_starts: Sequence[int],
+        vectors: Sequence[str] | None = None,
+        merge: Merge | None = None,
     ) -> None:
-        self.blocks, self.shard_starts, self.vectors = Blocks(**blocks), shard_starts, vectors
+        self.blocks, self.shard_starts, self.vectors, self.merge = Blocks(**blocks), shard_starts, vectors, merge
         self.how = self.blocks.how
 
     def __call__(self, task: Task) -> Record:
-        """Selects from block `bucket`: paths `verdicts` (the early ones) and `queries`, and `first_row` of the block.
+        """Selects from block `bucket`: paths `verdicts` (the early ones) and `queries`, and `first_row` of the block;
+        with a merge, `lineage` and `settled` too.
 
         Returns:
             Record whose outputs lie in folders beside each other, all with the task's key as name: verdicts/,
@@ -126,7 +167,11 @@ class Select:
         judged = self.blocks.judged(inputs)
         query_ids = storage.read_table(inputs["queries"], ["query_id"])["query_id"].to_pylist()
         vectors = fetched_vectors(self.vectors, inputs["bucket"]) if self.vectors is not None else None
-        selected = select(judged, query_ids, inputs["first_row"], self.how, vectors)
+        earlier = None
+        if self.merge is not None:
+            lineage, settled = (storage.read_table(inputs[name]) for name in ("lineage", "settled"))
+            earlier = Earlier(lineage, settled, self.merge)
+        selected = select(judged, query_ids, inputs["first_row"], self.how, vectors, earlier)
         if self.how.sample.shortfall == "error" and (problems := shortfall_problems(selected.shortfall, query_ids)):
             return Record(problems=problems)
         return Record(

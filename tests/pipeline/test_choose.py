@@ -24,7 +24,7 @@ def test_auto_goes_by_the_price(num_documents: int, num_queries: int, dim: int, 
 def test_it_says_why() -> None:
     """With both prices, in seconds of one core."""
     exact, ivfpq = exact_s(500_000, 100_000, 256), ivfpq_s(500_000, 100_000, 256, 100)
-    assert exact == pytest.approx(75.3, rel=0.01)
+    assert exact == pytest.approx(82.6, rel=0.01)
     assert choose_index(500_000, 100_000, 256, 100)[1] == (
         f"exact about {exact:.0f} s of one core, ivfpq about {ivfpq:.0f} s"
     )
