@@ -32,6 +32,7 @@ from raymine.config import Config
 from raymine.executor.local import LocalExecutor
 from raymine.pipeline.base import Context
 from raymine.pipeline.retrieval import search_bm25
+from raymine.retrieve.base import merged_hits
 from raymine.storage import HashCache, Shard
 
 K, SHARDS, BLOCK_QUERIES = 100, 8, 8192
@@ -82,8 +83,8 @@ def raymine_side(folder: Path, method: str) -> Callable[[], Any]:
             context = Context(config, Artifacts(workspace, LocalExecutor(), {}), HashCache(), 1, "round")
             context.tables.corpus, context.tables.queries = corpus, queries
             found = search_bm25(context)
-            hits = [storage.read_bucket(shard.path, block) for shard in found for block in range(len(queries))]
-            return dense_hits(hits, sizes[0])
+            hits = [merged_hits(found.files, block, K) for block in range(len(queries))]
+            return dense_hits([schemas.hits_table(*each) for each in hits], sizes[0])
 
     return work
 
