@@ -204,7 +204,7 @@ def print_round(found: Any, console: Console, why: str) -> None:
         lines.append(f"{counts['num_missing']:,} negatives are missing in {counts['num_queries_short']:,} queries")
     if difficulty := summary.get("difficulty"):
         in_all = max(1, sum(difficulty.values()))
-        shares = ", ".join(f"{100 * n / in_all:.0f} % {name}" for name, n in difficulty.items() if n)
+        shares = ", ".join(f"{100 * n / in_all:.1f} % {name}" for name, n in difficulty.items() if n)
         lines.append(f"The last round's negatives, by this checkpoint: {shares}")
     for line in lines:
         console.print(line, highlight=False)

@@ -121,20 +121,24 @@ def audit_table(found: Audit) -> Table:
 
 
 def cost_table(costs: Sequence[StepCost]) -> Table:
-    """The ledger's sums per step, the total last; what was reused only where something was."""
+    """The ledger's sums per step that had work to do, the total last; below it, what earlier rounds had done."""
     priced = any(cost.usd is not None for cost in costs)
-    reused = costs[-1].reused > 0
     table = Table(title="What it cost", title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("step", no_wrap=True)
-    names = ["shards", "rows", "tokens", "cached", "work", "device"]
-    for name in [*names, *(["reused", "saved"] if reused else []), *(["USD"] if priced else [])]:
+    for name in ("shards", "rows", "tokens", "cached", "work", "device", *(["USD"] if priced else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    for cost in costs:
+    total = costs[-1]
+    if total.reused:
+        steps = sum(1 for cost in costs[:-1] if cost.reused)
+        table.caption = (
+            f"Reused from earlier rounds: {count(total.reused)} shards of {steps} steps, "
+            f"{total.saved_s:,.1f} s of work saved"
+        )
+        table.caption_justify, table.caption_style = "left", ""
+    for cost in [*(cost for cost in costs[:-1] if cost.tasks), total]:
         numbers = [cost.tasks, cost.rows_out, cost.tokens, cost.cache_hits]
         cells = [cost.step, *(count(number) if number else "-" for number in numbers)]
         cells += [f"{cost.wall_s:,.1f} s", f"{cost.device_s:,.1f} s"]
-        if reused:
-            cells += [count(cost.reused), f"{cost.saved_s:,.1f} s"] if cost.reused else ["-", "-"]
         if priced:
             cells.append("-" if cost.usd is None else f"{cost.usd:.5f}")
         table.add_row(*cells, style="bold" if cost.step == "total" else "")

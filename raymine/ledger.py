@@ -88,7 +88,7 @@ def _sum(name: str, rows: list[dict[str, Any]]) -> StepCost:
     def total(column: str) -> Any:
         return sum(row[column] for row in done)
 
-    prices = [row["usd"] for row in done]
+    prices = [row["usd"] for row in rows]
     return StepCost(
         step=name,
         tasks=len(done),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,12 @@ from typing import Any
 import mining
 import pytest
 import tiny_models
+from rich.console import Console
 
 import raymine
 from raymine import rounds, watch
 from raymine.config_file import make_config
+from raymine.console import cost_table
 from raymine.errors import ConfigError, UserError
 from raymine.executor import make_executor
 from raymine.executor.local import LocalExecutor
@@ -99,6 +102,22 @@ def test_the_newest_goes_by_number_and_a_later_name_wins(models: list[str], tmp_
 
 def config(data: Path, model: str, **sections: Any) -> raymine.Config:
     return make_config(mining.config(data, model, **sections))
+
+
+def test_what_was_reused_is_said(data: Path, models: list[str], tmp_path: Path) -> None:
+    """Below the costs, which are of the steps that had work to do; without prices there are none."""
+    values = mining.config(data, models[0])
+    del values["cost"]
+    with make_executor("local") as executor:
+        rounds.mine(make_config(values), str(tmp_path), executor)
+        second = rounds.remine(make_config(values), str(tmp_path), models[1], executor)
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(cost_table(second.cost))
+    shown = console.export_text()
+    assert "tokenize_documents" not in shown and "embed_documents" in shown and "USD" not in shown
+    reused = [cost for cost in second.cost[:-1] if cost.reused]
+    assert f"{second.cost[-1].reused} shards of {len(reused)} steps" in shown
+    assert all(cost.usd is None for cost in second.cost)
 
 
 def embedded(round_: raymine.Round) -> set[str]:
