@@ -158,60 +158,12 @@ def _show(found: Any, as_json: bool, why: str = "nothing has changed since") -> 
         as_json: one JSON object.
         why: there was nothing to do, if so.
     """
+    from raymine.console import print_round, round_summary
+
     if as_json:
         print(json.dumps(round_summary(found)))
     else:
         print_round(found, out(), why)
-
-
-def round_summary(found: Any) -> dict[str, Any]:
-    """A finished round's paths and figures, for --json."""
-    from raymine import rounds, storage
-
-    facts = found.facts
-    shown = ["num_documents", "num_queries", "num_without_positive", "num_empty_documents", "selection", "sources"]
-    shown += ["difficulty", "num_settled"]
-    return {
-        "round": found.number,
-        "path": found.path,
-        "new": found.is_new,
-        "shards": {name: storage.join(found.path, "shards", name) for name in facts["formats"]},
-        "rows": {name: sum(shard["num_rows"] for shard in shards) for name, shards in facts["formats"].items()},
-        **{name: facts[name] for name in shown if name in facts},
-        "cost": rounds.cost_rows(found),
-    }
-
-
-def print_round(found: Any, console: Console, why: str) -> None:
-    """What a round made and what it cost; or why there was nothing to do."""
-    from raymine.console import cost_table
-
-    if not found.is_new:
-        console.print(f"Nothing to do: round {found.number} is done, and {why}.", highlight=False)
-    summary = round_summary(found)
-    left_out = summary.get("num_without_positive")
-    note = f" ({left_out:,} without a positive kept out)" if left_out else ""
-    lines = [f"Round {found.number}: {summary['num_documents']:,} documents, {summary['num_queries']:,} queries{note}"]
-    counts = summary["selection"]
-    dropped = {name: number for name, number in counts["dropped"].items() if number}
-    kept = dropped.pop("kept", 0)
-    lines.append(f"{counts['num_candidates']:,} candidates: {kept:,} kept, {sum(dropped.values()):,} dropped")
-    lines += [f"  {number:>9,} {name}" for name, number in sorted(dropped.items(), key=lambda item: -item[1])]
-    lines.append(
-        f"{counts['num_negatives']:,} negatives: " + ", ".join(f"{n:,} {k}" for k, n in counts["kinds"].items())
-    )
-    if counts["num_missing"]:
-        lines.append(f"{counts['num_missing']:,} negatives are missing in {counts['num_queries_short']:,} queries")
-    if difficulty := summary.get("difficulty"):
-        in_all = max(1, sum(difficulty.values()))
-        shares = ", ".join(f"{100 * n / in_all:.1f} % {name}" for name, n in difficulty.items() if n)
-        lines.append(f"The last round's negatives, by this checkpoint: {shares}")
-    for line in lines:
-        console.print(line, highlight=False)
-    for name, path in summary["shards"].items():
-        console.print(f"{name}: {summary['rows'][name]:,} rows in {path}", highlight=False, soft_wrap=True)
-    console.print()
-    console.print(cost_table(found.cost))
 
 
 @app.command()

@@ -17,7 +17,7 @@ from raymine.pipeline.run import read_inputs
 from raymine.pipeline.search import Found
 from raymine.retrieve.base import merged_hits
 from raymine.select_config import SelectConfig
-from raymine.storage import HashCache, Shard
+from raymine.storage import HashCache
 
 MEASURES = ("R@10", "R@100", "nDCG@10", "RR@10", "AP@100")
 DEPTH = 100
@@ -79,26 +79,19 @@ def evaluate(
     return {str(measure): float(values[measure]) for measure in asked}
 
 
+# Rows name queries and documents: ids of the corpus are not held in memory.
 def _judged(context: Context) -> Iterator[object]:
     from ir_measures import Qrel
 
-    names = _names(context.tables.corpus, "doc_id")
-    for block, positives in zip(context.tables.queries, context.tables.positives, strict=True):
-        ids = storage.read_table(block.path, ["query_id"])["query_id"].to_pylist()
+    for positives in context.tables.positives:
         for row in storage.read_table(positives.path).to_pylist():
-            yield Qrel(ids[row["query_row"] - block.first_row], names[row["doc_row"]], row["relevance"])
+            yield Qrel(str(row["query_row"]), str(row["doc_row"]), row["relevance"])
 
 
 def _run(context: Context, found: Found) -> Iterator[object]:
     from ir_measures import ScoredDoc
 
-    names = _names(context.tables.corpus, "doc_id")
-    for number, block in enumerate(context.tables.queries):
-        ids = storage.read_table(block.path, ["query_id"])["query_id"].to_pylist()
-        query_rows, doc_rows, ranks, _ = merged_hits(found.files, number, DEPTH)
+    for block in range(len(context.tables.queries)):
+        query_rows, doc_rows, ranks, _ = merged_hits(found.files, block, DEPTH)
         for query_row, doc_row, rank in zip(query_rows.tolist(), doc_rows.tolist(), ranks.tolist(), strict=True):
-            yield ScoredDoc(ids[query_row - block.first_row], names[doc_row], float(-rank))
-
-
-def _names(shards: Sequence[Shard], column: str) -> list[str]:
-    return [name for shard in shards for name in storage.read_table(shard.path, [column])[column].to_pylist()]
+            yield ScoredDoc(str(query_row), str(doc_row), float(-rank))

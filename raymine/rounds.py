@@ -19,7 +19,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -399,8 +399,3 @@ def _dataset(folder: str) -> pyarrow.dataset.Dataset:
 
 def _read_all(folder: str) -> pa.Table:
     return pa.concat_tables([storage.read_table(file) for file in storage.list_files(folder, ".parquet")])
-
-
-def cost_rows(found: Round) -> list[dict[str, Any]]:
-    """The cost table as plain values, for --json."""
-    return [asdict(cost) for cost in found.cost]

@@ -69,9 +69,8 @@ class EmbedPool(EmbedShard):
 
     def _tokenized_rows(self, task: Task, chosen: NDArray[np.int64]) -> Tokenized:
         """Tokens of some rows of a shard: from those that are kept of all, else from their texts."""
-        kept = storage.join(self.tokens, f"{task.inputs['shard_sha256']}.arrow") if self.tokens else None
-        if kept is not None and storage.exists(kept):
-            table = storage.read_arrow(kept)
+        table = self._kept(task.inputs["shard_sha256"])
+        if table is not None:
             table = table.filter(pa.array(np.isin(table[stored_tokens.ROW].to_numpy(), chosen))).combine_chunks()
             rows = table[stored_tokens.ROW].to_numpy()
             tokens = self.encoder.restored(table) if len(rows) else None

@@ -164,18 +164,26 @@ class EmbedShard:
 
     def _tokenized(self, task: Task) -> Tokenized:
         """The tokens of a shard: those that an earlier checkpoint with the same tokenizer left, or made now."""
-        kept = storage.join(self.tokens, f"{task.key}.arrow") if self.tokens else None
-        if kept is not None and storage.exists(kept):
-            table = storage.read_arrow(kept)
+        table = self._kept(task.key)
+        if table is not None:
             rows, num_texts = table[stored_tokens.ROW].to_numpy(), stored_tokens.num_texts(table)
             return Tokenized(rows, self.encoder.restored(table), num_texts, [], table.nbytes, is_known=True)
         texts = storage.read_table(task.inputs["table"], columns=["text"])["text"]
         tokenized = tokenize_texts(texts, self.encoder)
-        if kept is not None and tokenized.tokens is not None and not tokenized.no_text:
+        if self.tokens and tokenized.tokens is not None and not tokenized.no_text:
             made = stored_tokens.to_table(tokenized.tokens, tokenized.rows, tokenized.num_texts)
             if made is not None:
-                storage.write_arrow(kept, made)
+                storage.write_arrow(self._tokens_path(task.key), made)
         return tokenized
+
+    def _kept(self, shard: str) -> pa.Table | None:
+        """The tokens that are kept of a shard, named by its checksum; None where there are none."""
+        if not self.tokens or not storage.exists(self._tokens_path(shard)):
+            return None
+        return storage.read_arrow(self._tokens_path(shard))
+
+    def _tokens_path(self, shard: str) -> str:
+        return storage.join(self.tokens or "", f"{shard}.arrow")
 
     def _metadata(self) -> dict[str, str]:
         return {

@@ -5,8 +5,8 @@ marker. Texts and vectors never enter the object store, so a small one is enough
 workers were doing. A step whose workers hold GPUs runs on a pool of actors. Any other runs as plain tasks in Ray's idle
 worker processes, of which it takes the one that worked last: the stage stays there from task to task, and libraries
 from step to step. A pool would start its processes anew and import torch in each, and keep a CPU of the cluster free.
-Measured on 2 shared cores: 0.05 s a step and 17 ms a task for plain tasks, 1.1 s for a pool and 3 s more until torch is
-imported, 4 to 5 s for a private cluster and 2.5 s for its first step.
+Measured on 2 shared cores: 0.05 s a step and 17 ms a task for plain tasks, 1.1 s for a pool, 4 to 5 s for a private
+cluster and 2.5 s for its first step; a fresh process takes 6.9 s to import sentence-transformers.
 
 What goes wrong goes one of three ways. A Python exception comes back as a row and is raised here as what it was. A
 worker that dies is started again and its tasks with it, `CRASH_LIMIT` times; then the run fails. A pool that does not
@@ -34,7 +34,7 @@ from raymine.errors import ConfigError, ResourceError
 from raymine.executor.base import set_threads, usable_cpus
 
 CRASH_LIMIT = 3  # restarts of one worker of a pool, or of one plain task, after its process or node died
-MODEL_CPUS = 8  # threads of one model on a CPU at most: more of them wait for each other, and more models take memory
+MODEL_CPUS = 8  # threads of one model at most; what more CPUs a node has go to further workers
 MAX_BLOCKS = 4096  # Ray Data's driver takes 17 ms per block; above this number several tasks share one
 OBJECT_STORE_BYTES = 150 << 20  # of a private cluster; it holds only task rows and markers
 NO_PROGRESS_S = 6 * 3600  # longer than any single task (training centroids for 100M documents), shorter than a weekend
@@ -173,8 +173,8 @@ def num_fitting(resources: Resources, nodes: Sequence[dict[str, float]]) -> int:
 def model_cpus(workers: int | None, nodes: Sequence[dict[str, float]]) -> int:
     """CPUs of a worker that runs a model on them: equal shares of the smallest node, at most MODEL_CPUS.
 
-    At least two share a node, so that one reads and tokenises while the other computes: on 2 cores a worker with both
-    took 25 % longer than two with one each.
+    At least two share a node, so that one reads and tokenises while the other computes: on 2 cores a teacher took one
+    worker with both 69 s, and two with one each 60 s (benchmarks/ray_price.py's large round, means of two runs).
 
     Args:
         workers: how many are asked for; None: as many as fit.

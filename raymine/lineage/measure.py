@@ -18,6 +18,7 @@ from raymine import schemas, storage
 from raymine.artifacts import Record, Task
 from raymine.lineage.carry import last_negatives
 from raymine.lookup import pair_positions, rows_of
+from raymine.select.kinds import against_positive
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,11 @@ def measure(
     last = lineage.filter(pa.array(last_negatives(lineage, number)))
     negative, positive = _scores(scores, last), _scores(scores, positives)
     query_rows = last["query_row"].to_numpy()
-    lowest = _by_query(np.fmin, positives["query_row"].to_numpy(), positive, query_rows)
+    lowest = _lowest(positives["query_row"].to_numpy(), positive, query_rows)
     is_known = ~np.isnan(negative) & ~np.isnan(lowest)
-    is_error = is_known & (negative > lowest)
-    is_semi_hard = is_known & ~is_error & (negative > lowest - np.abs(lowest) * semi_hard_margin)
-    kinds = {
-        "ranking_error": int(is_error.sum()),
-        "semi_hard": int(is_semi_hard.sum()),
-        "hard": int((is_known & ~is_error & ~is_semi_hard).sum()),
-        "unscored": int((~is_known).sum()),
-    }
+    kind = against_positive(negative[is_known], lowest[is_known], semi_hard_margin)
+    kinds = {name: int((kind == code).sum()) for code, name in enumerate(schemas.KINDS) if name != "random"}
+    kinds["unscored"] = int((~is_known).sum())
     settled = np.unique(query_rows[is_known & (negative > lowest - margin)])
     return Measured(kinds, pa.table({"query_row": pa.array(settled)}, schema=schemas.SETTLED))
 
@@ -69,13 +65,10 @@ def _scores(scores: pa.Table, pairs: pa.Table) -> NDArray[np.float64]:
     return np.append(scores["score"].to_numpy().astype(np.float64), np.nan)[at]
 
 
-def _by_query(
-    reduce: np.ufunc, of: NDArray[np.int64], values: NDArray[np.float64], wanted: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Values reduced per query, for each wanted query; NaN where there is none.
+def _lowest(of: NDArray[np.int64], values: NDArray[np.float64], wanted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The lowest known value of each wanted query; NaN where there is none.
 
     Args:
-        reduce: of two numbers; passes over NaN.
         of: int64 [n], query of each value, ascending.
         values: [n].
         wanted: int64 [m].
@@ -83,7 +76,7 @@ def _by_query(
     if not len(of):
         return np.full(len(wanted), np.nan)
     first = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
-    reduced, queries = reduce.reduceat(values, first), of[first]
+    reduced, queries = np.fmin.reduceat(values, first), of[first]
     at = np.minimum(np.searchsorted(queries, wanted), len(queries) - 1)
     return np.where(queries[at] == wanted, reduced[at], np.nan)
 

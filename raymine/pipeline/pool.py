@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 from raymine.artifacts import Done, Step, Task, task_key
@@ -70,7 +71,7 @@ def _pool(context: Context, carried: Carried, top: int) -> list[Shard]:
     }
     identity = {
         "top": top,
-        "spans": [[span.old, span.num_rows, span.new] for span in spans],
+        "spans": [astuple(span) for span in spans],
         "moved": moved.sha256 if moved else None,
         "shard_starts": tables.shard_starts,
     }

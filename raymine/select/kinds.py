@@ -33,9 +33,22 @@ def kinds(candidates: Candidates, rows: Rows, score: str | None, margin: float, 
     kind = np.full(len(rows), HARD, np.int64)
     if score is not None:
         own, positive = candidates.score(score)[rows], positive_scores(candidates, score, "min")[rows]
-        kind[own > positive - np.abs(positive) * margin] = SEMI_HARD
-        kind[own > positive] = RANKING_ERROR
+        kind = against_positive(own, positive, margin)
     kind[_only_random(candidates, sources)[rows]] = RANDOM
+    return kind
+
+
+def against_positive(own: NDArray[np.float64], positive: NDArray[np.float64], margin: float) -> Rows:
+    """How hard a negative is by its score and its positive's, int64 [n]: positions in schemas.KINDS.
+
+    Args:
+        own: [n].
+        positive: [n]; where either is unknown (NaN), the negative counts as hard.
+        margin: share of the positive's score below it, within which a negative is semi_hard.
+    """
+    kind = np.full(len(own), HARD, np.int64)
+    kind[own > positive - np.abs(positive) * margin] = SEMI_HARD
+    kind[own > positive] = RANKING_ERROR
     return kind
 
 
