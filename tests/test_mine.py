@@ -193,11 +193,16 @@ def test_every_other_format_has_the_same_negatives_and_the_texts_it_names(
             ids = [row[named[0]] for row in rows]
             assert len(ids) == len(set(ids)) and all(row[named[1]] == texts[row[named[0]]] for row in rows)
             assert set(ids) >= ({doc for pair in wanted for doc in wanted[pair]} if keys == 0 else set(wanted))
-    lines = [line.split() for path in sorted((folder / "trec").iterdir()) for line in path.read_text().splitlines()]
-    found: dict[str, list[str]] = {}
-    for qid, _, docid, *_ in lines:
-        found.setdefault(qid, []).append(docid)
-    assert found == wanted
+    run: dict[str, dict[str, float]] = {}
+    for qid, _, docid, _, score, _ in fields_of(folder / "trec"):
+        run.setdefault(qid, {})[docid] = float(score)
+    assert {qid: sorted(of) for qid, of in run.items()} == {qid: sorted(docs) for qid, docs in wanted.items()}
+    assert all(list(of.values()) == sorted(of.values(), reverse=True) for of in run.values())
+    apart = fields_of(folder / "tevatron-run" / "positives")
+    signed = [(qid, docid, -1, score) for qid, of in run.items() for docid, score in of.items()]
+    signed += [(qid, docid, 1, float(score)) for qid, docid, score in apart]
+    arctic = [tuple(row.values()) for path in (folder / "arctic").glob("*.parquet") for row in rows_of(path)]
+    assert sorted((*row[:3], np.float32(row[3])) for row in signed) == sorted(arctic)
     contexts = [row for path in sorted((folder / "dpr").iterdir()) for row in json.loads(path.read_text())]
     by_text = {queries[qid]: docs for qid, docs in wanted.items()}
     assert all([c["passage_id"] for c in row["hard_negative_ctxs"]] == by_text[row["question"]] for row in contexts)
@@ -229,6 +234,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def fields_of(folder: Path) -> list[list[str]]:
+    return [line.split() for path in sorted(folder.glob("*.tsv")) for line in path.read_text().splitlines()]
 
 
 def by_ids(found: raymine.Round) -> dict[str, list[str]]:

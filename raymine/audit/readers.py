@@ -85,7 +85,12 @@ def _msmarco(row: Made, names: list[str]) -> Row:
             return [str(each["pid"]) for each in found], [each["ce-score"] for each in found]
         return [str(each) for each in found], []
 
-    positives, negatives = split(row["pos"]), split([each for system in row["neg"].values() for each in system or []])
+    def flat(systems: Mapping[str, Any]) -> list[Any]:
+        return [each for system in systems.values() for each in system or []]
+
+    positives, negatives = split(row["pos"]), split(flat(row["neg"]))
+    if "pos_scores" in row:
+        positives, negatives = (positives[0], row["pos_scores"]), (negatives[0], flat(row["neg_scores"]))
     return Row(str(row["qid"]), positives[0], negatives[0], positives[1], negatives[1], by_id=True)
 
 
@@ -179,7 +184,7 @@ def files_of(paths: list[str]) -> list[str]:
     found = []
     for path in map(storage.absolute, paths):
         inside = [file for suffix in SUFFIXES for file in storage.list_files(path, suffix)]
-        shards = [file for file in inside if not re.search(r"/(documents|queries)/[^/]*$|index\.json$", file)]
+        shards = [file for file in inside if not re.search(r"/(documents|queries|positives)/[^/]*$|index\.json$", file)]
         if not shards and not (path.endswith(SUFFIXES) and storage.exists(path)):
             raise InputError(f"{path}: no training set there", expected=f"a file or folder of {', '.join(SUFFIXES)}")
         found += sorted(shards) or [path]

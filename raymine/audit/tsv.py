@@ -7,6 +7,7 @@ There are no names of columns. A file is known by how many fields its first line
 | query, Q0, document, rank, score, tag, by blanks | a run, as TREC has it |
 | query, document, number | a run, as tevatron reads it |
 | query, positive, negatives by commas | ANCE |
+| query, positive, negatives by commas, number, numbers by commas | ANCE with scores |
 | query, positive, negative, number | GPL's margins |
 | query id, query, positives and negatives as `id score` by commas | SimANS |
 
@@ -107,8 +108,10 @@ def _run(document: int, score: int) -> Callable[[list[Fields]], Row]:
 
 
 def _ance(lines: list[Fields]) -> Row:
-    query, positive, negatives = lines[0]
-    return Row(query, [positive], negatives.split(","), by_id=True)
+    """Two further fields are the scores."""
+    query, positive, negatives, *scores = lines[0]
+    positives, beside = [[_number(score) for score in side.split(",")] for side in scores] or [[], []]
+    return Row(query, [positive], negatives.split(","), positives, beside, by_id=True)
 
 
 def _margins(lines: list[Fields]) -> Row:
@@ -133,6 +136,7 @@ FORMATS = (
     Lines(6, _are_numbers(3), _run(2, 4), is_run=True),
     Lines(3, lambda head, has_texts: not has_texts and _are_numbers(2)(head, has_texts), _run(1, 2), is_run=True),
     Lines(3, lambda head, has_texts: True, _ance),
+    Lines(5, _are_numbers(3), _ance),
     Lines(4, lambda head, has_texts: " " not in head[0][3], _margins),
     Lines(4, lambda head, has_texts: True, _simans),
 )

@@ -239,25 +239,31 @@ def write(context: Context, selected: list[Done]) -> None:
     texts = context.run(Step("fetch_texts", FetchTexts, settings, contents(pairs), tasks, LIGHT, unit="texts")).shards
     names = context.config.write.formats
     context.facts["formats"] = {name: _write_format(context, name, selected, texts) for name in names}
-    context.facts["companions"] = {
-        name: shards for name in names if (shards := _write_companions(context, name, selected))
-    }
+    beside = {name: _write_companions(context, name, selected) for name in names}
+    if context.config.write.scores:
+        for name in (name for name in names if FORMATS[name].positives_apart):
+            beside[name] += _write_format(context, name, selected, texts, of_positives=True)
+    context.facts["companions"] = {name: shards for name, shards in beside.items() if shards}
 
 
-def _write_format(context: Context, name: str, selected: list[Done], texts: list[Shard]) -> list[Shard]:
+def _write_format(
+    context: Context, name: str, selected: list[Done], texts: list[Shard], of_positives: bool = False
+) -> list[Shard]:
     config = context.config
     score = (config.write.score or config.default_score) if config.write.scores else None
-    settings = {"format": name, "score": score, "texts": paths(texts)}
+    own = {"format": name, "score": score, "of_positives": of_positives}
+    settings = {**own, "texts": paths(texts)}
     identity = {
-        "format": name,
-        "score": score,
+        **own,
         "texts": contents(texts),
         "selected": [contents(done.outputs) for done in selected],
         "queries": contents(context.tables.queries),
     }
     tasks = context.block_tasks((_selected_paths(done) for done in selected), prefix="part")
-    folder = storage.join(context.folder, "shards", name)
-    return context.run(Step(f"write_{name}", WriteShard, settings, identity, tasks, LIGHT, folder, "rows")).shards
+    folder, step = storage.join(context.folder, "shards", name), f"write_{name}"
+    if of_positives:
+        folder, step = storage.join(folder, "positives"), f"{step}_positives"
+    return context.run(Step(step, WriteShard, settings, identity, tasks, LIGHT, folder, "rows")).shards
 
 
 def _write_companions(context: Context, name: str, selected: list[Done]) -> list[Shard]:

@@ -8,14 +8,15 @@ test.
 from __future__ import annotations
 
 from raymine.select.base import Filter
+from raymine.select.cluster import other_cluster
 from raymine.select.consistency import consistency
-from raymine.select.groups import other_cluster, same_source_group
 from raymine.select.near import near_duplicate
 from raymine.select.percentile import percentile_band
 from raymine.select.rank import rank_range, skip_top
 from raymine.select.relative import relative
 from raymine.select.reuse import max_reuse
 from raymine.select.score import max_score, min_score
+from raymine.select.source_group import same_source_group
 
 FILTERS: dict[str, Filter] = {
     "max_score": max_score,

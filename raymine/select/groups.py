@@ -1,8 +1,6 @@
-"""Filters by what a document shares with the query's positives: a cluster, or a value of its metadata.
+"""Whether a document shares a value, a cluster's number or metadata, with a positive of the query.
 
-Documents of a positive's cluster are the likeliest unlabelled positives; those of its own article or product family are
-often answers too, or, kept on purpose, the hardest negatives there are. A document without a value shares nothing; a
-query of whose positives none has a value keeps all its candidates.
+A document without a value shares nothing.
 """
 
 from __future__ import annotations
@@ -12,28 +10,18 @@ from numpy.typing import NDArray
 
 from raymine.lookup import pair_positions
 from raymine.select.base import Candidates, Mask
-from raymine.select_config import OtherCluster, SameSourceGroup
 
 Values = NDArray[np.int64]
 
 
-def other_cluster(candidates: Candidates, config: OtherCluster) -> Mask:
-    """What lies in a cluster of a positive of the query."""
-    return shares_value(candidates, *candidates.codes(config.traits[0]))
-
-
-def same_source_group(candidates: Candidates, config: SameSourceGroup) -> Mask:
-    """What has a value that a positive of the query has, or (keep: same) what has not."""
-    values, known = candidates.codes(config.traits[0])
-    shares = shares_value(candidates, values, known)
-    if config.keep == "other":
-        return shares
-    has_reference = np.isin(candidates.query_row, candidates.query_row[candidates.is_positive & known])
-    return np.asarray(has_reference & ~shares)
-
-
 def shares_value(candidates: Candidates, values: Values, known: Mask) -> Mask:
-    """Whether the value of each candidate is that of a positive of its query, bool [n]."""
+    """Whether the value of each candidate is that of a positive of its query, bool [n].
+
+    Args:
+        candidates: the block.
+        values: int64 [n].
+        known: bool [n], whether the candidate has a value.
+    """
     codes = np.unique(values, return_inverse=True)[1]
     positive = candidates.is_positive & known
     of_positives = (candidates.query_row[positive], codes[positive])

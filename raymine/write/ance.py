@@ -1,6 +1,7 @@
 """The TSV files of ANCE and SimANS: by ids.
 
-`ance`: qid, positive and negatives joined by commas, one row per (query, positive). `simans`: qid, query, positives and
+`ance`: qid, positive and negatives joined by commas, one row per (query, positive); with scores two fields more, the
+positive's and the negatives' joined by commas (ANCE reads the first three). `simans`: qid, query, positives and
 negatives as `id score` joined by commas, one row per query.
 """
 
@@ -36,6 +37,10 @@ def make_ance(group: Group, scores: bool) -> Formatted:
         "pos": texts(group.positives.doc_id, positive),
         "neg": pc.binary_join(negatives, ","),
     }
+    if scores:
+        beside = lists(short_scores(group.negatives, group.pairs[1]).cast(pa.string()), per_positive[positive])
+        columns["pos_score"] = short_scores(group.positives, positive)
+        columns["neg_scores"] = pc.binary_join(beside, ",")
     return Formatted(pa.table(columns), int(np.count_nonzero(per_positive == 0)))
 
 

@@ -97,6 +97,8 @@ class Format:
         needs_scores: whether it is nothing without scores.
         needs_texts: whether documents that are vectors only are left out, as those whose text is empty always are.
         companions: files that its rows refer to.
+        positives_apart: whether its rows are of negatives only, so that with scores the positives' are written too, in
+            the folder `positives` beside.
         envelope: what the object of a `json` file has beside `data`, its rows; None: the file is the array of rows.
     """
 
@@ -105,6 +107,7 @@ class Format:
     needs_scores: bool = False
     needs_texts: bool = True
     companions: Companions | None = None
+    positives_apart: bool = False
     envelope: Mapping[str, Any] | None = None
 
 

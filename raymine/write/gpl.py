@@ -1,8 +1,8 @@
 """GPL's files: hard negatives by retriever, and pseudo labels for MarginMSE.
 
-`gpl`: JSON lines {qid, pos: [ids], neg: {raymine: [ids]}}, its hard-negatives.jsonl. `gpl-margins`: TSV of qid,
-positive, negative and margin (the positive's score minus the negative's), its gpl-training-data.tsv. Both refer to
-texts in BEIR's layout.
+`gpl`: JSON lines {qid, pos: [ids], neg: {raymine: [ids]}}, its hard-negatives.jsonl; with scores also pos_scores: [...]
+and neg_scores: {raymine: [...]}, which GPL passes over. `gpl-margins`: TSV of qid, positive, negative and margin (the
+positive's score minus the negative's), its gpl-training-data.tsv. Both refer to texts in BEIR's layout.
 """
 
 from __future__ import annotations
@@ -10,7 +10,18 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from raymine.write.base import Companions, Format, Formatted, Group, lists, margins, objects, per_query, texts
+from raymine.write.base import (
+    Companions,
+    Format,
+    Formatted,
+    Group,
+    lists,
+    margins,
+    objects,
+    per_query,
+    short_scores,
+    texts,
+)
 
 BEIR = Companions(("_id", "text"), ("_id", "text"))
 
@@ -24,6 +35,10 @@ def make_negatives(group: Group, scores: bool) -> Formatted:
         "pos": lists(texts(group.positives.doc_id, rows.positives), rows.lengths[0]),
         "neg": objects(raymine=negatives),
     }
+    if scores:
+        columns["pos_scores"] = lists(short_scores(group.positives, rows.positives), rows.lengths[0])
+        of_negatives = lists(short_scores(group.negatives, rows.negatives), rows.lengths[1])
+        columns["neg_scores"] = objects(raymine=of_negatives)
     return Formatted(pa.table(columns), rows.num_left_out)
 
 

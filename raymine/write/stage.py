@@ -151,7 +151,9 @@ def _slice(side: Side, start: int, stop: int) -> tuple[Side, int]:
     return Side(side.query[begin:end] - start, doc_id, text, side.score[begin:end]), begin
 
 
-def training_rows(block: Block, form: Format, score: str | None, counts: Counts) -> Iterator[pa.Table]:
+def training_rows(
+    block: Block, form: Format, score: str | None, counts: Counts, of_positives: bool = False
+) -> Iterator[pa.Table]:
     """The training rows of a block, group by group.
 
     Args:
@@ -159,11 +161,14 @@ def training_rows(block: Block, form: Format, score: str | None, counts: Counts)
         form: the format.
         score: which score is written; None: none.
         counts: is told of what is left out.
+        of_positives: the rows of the positives, of a format that has them apart.
 
     Yields:
         At least one table, maybe empty.
     """
     for group in groups(whole_group(block, score, counts, form.needs_texts)):
+        if of_positives:
+            group = replace(group, negatives=group.positives)
         made = form.make(group, score is not None)
         counts.num_rows += made.table.num_rows
         counts.num_left_out += made.num_left_out
@@ -214,13 +219,14 @@ class WriteShard:
         format: name in FORMATS.
         score: which score is written (teacher, dense, bm25, run); None: none.
         texts: paths of FetchTexts' files, bucketed by query block.
+        of_positives: see training_rows.
     """
 
-    VERSION = 3
+    VERSION = 4
     calls_in_flight = 1
 
-    def __init__(self, format: str, score: str | None, texts: Sequence[str]) -> None:
-        self.form, self.score, self.texts = FORMATS[format], score, texts
+    def __init__(self, format: str, score: str | None, texts: Sequence[str], of_positives: bool = False) -> None:
+        self.form, self.score, self.texts, self.of_positives = FORMATS[format], score, texts, of_positives
 
     def __call__(self, task: Task) -> Record:
         """Writes block `bucket`, which begins at `first_row`, from the paths `queries`, `verdicts`, `negatives`,
@@ -238,7 +244,8 @@ class WriteShard:
             texts=storage.read_buckets(self.texts, inputs["bucket"], schemas.TEXTS),
         )
         counts = Counts()
-        written = write_rows(task.output, self.form, training_rows(block, self.form, self.score, counts))
+        rows = training_rows(block, self.form, self.score, counts, self.of_positives)
+        written = write_rows(task.output, self.form, rows)
         return Record(
             [written],
             rows_in=block.negatives.num_rows,

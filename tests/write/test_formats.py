@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +41,34 @@ def test_rows_are_those_of_loops(name, scores, seed):
     rows, counts = made(case, name, scores)
     assert close(rows) == close(case.rows(name, scores))
     assert counts.num_rows == len(rows)
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.positives_apart])
+@pytest.mark.parametrize("seed", range(6))
+def test_positives_apart_are_those_of_loops(name, seed):
+    """Every emitted positive that has a score, with it, best first."""
+    case = Case(seed)
+    tables = training_rows(case.block(), FORMATS[name], "teacher", Counts(), of_positives=True)
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert rows and close(rows) == close(case.rows(name, True, of_positives=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_those_of_all_positives_and_negatives(name):
+    """Whatever the format calls them, each score of an emitted document stands in its rows, or their differences do."""
+    case = Case(0, gaps=False)
+    text = json.dumps(made(case, name, True)[0])
+    if FORMATS[name].positives_apart:
+        tables = training_rows(case.block(), FORMATS[name], "teacher", Counts(), of_positives=True)
+        text += json.dumps([row for table in tables for row in table.to_pylist()])
+    numbers = {np.float32(number) for number in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", text)}
+    for query, positives in case.positives.items():
+        scores = [np.float32(case.score[query, doc]) for doc in positives + case.negatives[query]]
+        if name in ("margin", "gpl-margins"):
+            scores = [
+                np.float32(float(p) - float(n)) for p in scores[: len(positives)] for n in scores[len(positives) :]
+            ]
+        assert numbers >= set(scores)
 
 
 def test_every_format_of_the_config_has_a_writer():

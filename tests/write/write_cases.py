@@ -101,8 +101,8 @@ class Case:
             texts=pa.Table.from_pylist(texts, schema=schemas.TEXTS),
         )
 
-    def rows(self, name: str, scores: bool) -> list[Row]:
-        """The training rows of a format."""
+    def rows(self, name: str, scores: bool, of_positives: bool = False) -> list[Row]:
+        """The training rows of a format; of the positives, where it has them apart."""
         made = []
         for query in range(self.first_row, self.first_row + self.num_queries):
             if query in self.dropped:
@@ -114,7 +114,7 @@ class Case:
             if name == "labeled-pair":
                 made += [self._pair(query, doc, doc in positives, scores) for doc in positives + negatives]
             elif name in RUNS:
-                made += self._run(name, query, negatives)
+                made += self._run(name, query, positives if of_positives else negatives, scores)
             elif name == "arctic":
                 made += self._arctic(query, positives, negatives, scores)
             elif name in PER_QUERY:
@@ -128,6 +128,10 @@ class Case:
 
     def _scores(self, query: int, docs: list[int]) -> list[float | None]:
         return [self.score[query, doc] for doc in docs]
+
+    def _short(self, query: int, doc: int) -> float:
+        """A score with as few digits as the float32 needs."""
+        return float(str(np.float32(self.score[query, doc])))
 
     def _triplet(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
         return [
@@ -172,8 +176,10 @@ class Case:
             row |= {"pos_scores": self._scores(query, positives), "neg_scores": self._scores(query, negatives)}
         return row
 
-    def _run(self, name: str, query: int, negatives: list[int]) -> list[Row]:
-        scored = [(str(query), str(doc), slot + 1, self.n - slot) for slot, doc in enumerate(negatives)]
+    def _run(self, name: str, query: int, docs: list[int], scores: bool) -> list[Row]:
+        of = {doc: self._short(query, doc) if scores else self.n - slot for slot, doc in enumerate(docs)}
+        ranked = sorted(docs, key=lambda doc: -of[doc])
+        scored = [(str(query), str(doc), rank, of[doc]) for rank, doc in enumerate(ranked, 1)]
         if name == "trec":
             return [{"line": f"{qid} Q0 {docid} {rank} {score} raymine"} for qid, docid, rank, score in scored]
         return [{"qid": qid, "docid": docid, "score": score} for qid, docid, _, score in scored]
@@ -205,7 +211,10 @@ class Case:
         return float(self.score[query, positive] or 0) - float(self.score[query, doc] or 0)
 
     def _ance(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
-        row = {"qid": str(query), "pos": str(positive), "neg": ",".join(map(str, beside))}
+        row: Row = {"qid": str(query), "pos": str(positive), "neg": ",".join(map(str, beside))}
+        if scores:
+            row["pos_score"] = self._short(query, positive)
+            row["neg_scores"] = ",".join(str(self._short(query, doc)) for doc in beside)
         return [row] if beside else []
 
     def _ms_swift(self, query: int, positive: int, beside: list[int], scores: bool) -> list[Row]:
@@ -267,7 +276,11 @@ class Case:
 
     def _gpl(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         pos, neg = ([str(doc) for doc in side] for side in (positives, negatives))
-        return {"qid": str(query), "pos": pos, "neg": {"raymine": neg}}
+        row: Row = {"qid": str(query), "pos": pos, "neg": {"raymine": neg}}
+        if scores:
+            row |= {"pos_scores": self._scores(query, positives)}
+            row |= {"neg_scores": {"raymine": self._scores(query, negatives)}}
+        return row
 
     def _automodel(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         pos, neg = ([self.text(doc) for doc in side] for side in (positives, negatives))
@@ -293,7 +306,7 @@ class Case:
 
     def _simans(self, query: int, positives: list[int], negatives: list[int], scores: bool) -> Row:
         def joined(docs: list[int]) -> str:
-            return ",".join(f"{doc} {np.float32(self.score[query, doc])!s}" for doc in docs)
+            return ",".join(f"{doc} {self._short(query, doc)}" for doc in docs)
 
         row = {"qid": str(query), "query": self.query(query)}
         return row | {"pos": joined(positives), "neg": joined(negatives)}
