@@ -315,6 +315,8 @@ def split_by(rows: Any, starts: Sequence[int], table: pa.Table) -> Iterator[pa.T
     import numpy as np
 
     bucket = np.searchsorted(np.asarray(starts), rows, side="right") - 1
+    if len(starts) <= 1 << 16:
+        bucket = bucket.astype(np.uint16)  # which numpy sorts by counting
     order = np.argsort(bucket, kind="stable")
     ends = np.searchsorted(bucket[order], np.arange(len(starts)), side="right")
     begin = 0

@@ -68,6 +68,9 @@ def _best_first(
     if not len(query_rows):
         return np.empty(0, np.int64)
     keys = ((query_rows - query_rows.min()) << 32) + score_order(scores)
+    ascends, ties = keys[1:] > keys[:-1], keys[1:] == keys[:-1]
+    if (ascends | (ties & (doc_rows[1:] > doc_rows[:-1]))).all():  # as the hits of a single part are
+        return np.arange(len(keys))
     order: NDArray[np.int64] = np.argsort(keys)
     ordered = keys[order]
     same = ordered[1:] == ordered[:-1]

@@ -140,6 +140,16 @@ def test_training_building_and_searching_do_not_depend_on_threads(monkeypatch, i
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("nprobe", [1, 7, 40])
+def test_lists_of_a_query_are_those_of_its_nearest_centroids(monkeypatch, nprobe):
+    """As an exact search of the centroids finds them, some queries at a time."""
+    monkeypatch.setattr(ivfpq, "HITS_AT_ONCE", 100)
+    rng = np.random.default_rng(0)
+    queries, centroids = (clustered(rng, count, 24).astype(np.float32) for count in (30, 40))
+    expected = np.argsort(-(queries @ centroids.T), axis=1)[:, :nprobe]
+    assert (ivfpq.nearest_lists(queries, centroids, nprobe) == np.sort(expected, axis=1)).all()
+
+
 def test_two_levels_give_as_many_centroids_that_serve_as_well():
     """Each on the unit sphere; documents are about as near to theirs as with k-means in one level."""
     docs = clustered(np.random.default_rng(5), 6000, 32).astype(np.float32)
