@@ -41,11 +41,13 @@ class Checkpoint:
         path: folder or URL.
         number: at the end of its name; None: there is none.
         changed_at: when its last file was written, seconds since the epoch.
+        files: all that is in it.
     """
 
     path: str
     number: int | None
     changed_at: float
+    files: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -77,7 +79,8 @@ def _complete(folder: str) -> Iterator[Checkpoint]:
             changed_at = max(storage.changed_at(path) for path in paths)
             if _is_complete(name, paths, changed_at):
                 number = re.search(r"(\d+)$", name)
-                yield Checkpoint(storage.join(folder, name), int(number[1]) if number else None, changed_at)
+                path = storage.join(folder, name)
+                yield Checkpoint(path, int(number[1]) if number else None, changed_at, tuple(paths))
         except FileNotFoundError:  # the trainer is deleting it
             continue
 
@@ -155,12 +158,11 @@ def watch(
         found = newest(folder)
         if found is not None and found != last:
             try:
-                yield remine(config, workspace, _kept(found, workspace), executor, watcher)
+                kept = _kept(found, workspace)
+                if kept is None:
+                    continue  # the trainer is deleting it: there may be a newer one
+                yield remine(config, workspace, kept, executor, watcher)
                 last = found
-            except FileNotFoundError:
-                if storage.list_files(found.path):
-                    raise
-                continue  # the trainer has deleted it meanwhile: there is a newer one
             except UserError as error:
                 if failed is None:
                     raise
@@ -171,8 +173,19 @@ def watch(
         time.sleep(every_s)
 
 
-def _kept(found: Checkpoint, workspace: str) -> str:
-    """A copy of a checkpoint's model in the workspace; those of earlier checkpoints go."""
+def _kept(found: Checkpoint, workspace: str) -> str | None:
+    """A copy of a checkpoint's model in the workspace; None where its files have changed since it was found."""
+    try:
+        copy = _copied(found, workspace)
+    except (FileNotFoundError, InputError):
+        if tuple(storage.list_files(found.path)) == found.files:
+            raise
+        return None
+    return copy if tuple(storage.list_files(found.path)) == found.files else None
+
+
+def _copied(found: Checkpoint, workspace: str) -> str:
+    """Copies a checkpoint's model; the copies of earlier checkpoints go."""
     weights = model_fingerprint(found.path, storage.HashCache())
     kept = storage.join(workspace, FOLDER)
     copy = storage.join(kept, f"{found.name}-{weights}")

@@ -230,6 +230,59 @@ def test_watching_goes_on(data: Path, models: list[str], tmp_path: Path) -> None
     assert second.number == 2 and second.is_new
 
 
+@pytest.mark.parametrize("listed", [0, 1], ids=["before its files are listed", "before they are read"])
+@pytest.mark.parametrize("once", [False, True])
+def test_a_checkpoint_deleted_while_it_is_copied_is_left_out(
+    data: Path, models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: bool, listed: int
+) -> None:
+    """Trainers keep the last few: with the newest gone there is another look at once, and nobody is told of a failure.
+
+    A file that had gone was an InputError, which no other look followed; a folder that had gone was copied as empty.
+    """
+    folder, looks, faults = tmp_path / "checkpoints", list[int](), list[str]()
+    save(models[0], folder / "checkpoint-1")
+    save(models[1], folder / "checkpoint-2")
+    list_files = watch.model_files
+
+    def deletes(path: str) -> list[str]:
+        looks.append(1)
+        names = list_files(path) if listed else []
+        if path.endswith("checkpoint-2"):
+            shutil.rmtree(path)
+        return names or list_files(path)
+
+    monkeypatch.setattr("raymine.fingerprint.model_files", deletes)
+    seen = watch.watch(
+        config(data, models[0]),
+        str(tmp_path / "ws"),
+        str(folder),
+        LocalExecutor(),
+        every_s=0.01,
+        once=once,
+        failed=lambda checkpoint, _: faults.append(checkpoint.name),
+    )
+    assert next(seen).number == 1
+    assert not faults and len(looks) < 10
+    (kept,) = (tmp_path / "ws" / "checkpoints").glob("checkpoint-1-*")
+    assert (kept / "modules.json").exists()
+    if once:
+        assert list(seen) == []
+        shutil.rmtree(folder / "checkpoint-1")
+        looked = watch.watch(config(data, models[0]), str(tmp_path / "ws"), str(folder), LocalExecutor(), once=True)
+        assert list(looked) == []
+
+
+def test_a_fault_of_a_checkpoint_that_is_there_is_told(
+    data: Path, models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is listed and cannot be found, though nothing was deleted, is an error and not looked at for ever."""
+    save(models[0], tmp_path / "checkpoints" / "checkpoint-1")
+    monkeypatch.setattr("raymine.fingerprint.model_files", lambda path: ["missing.json"])
+    arguments = config(data, models[0]), str(tmp_path / "ws"), str(tmp_path / "checkpoints"), LocalExecutor()
+    with pytest.raises(raymine.InputError, match="no such file"):
+        next(watch.watch(*arguments, once=True))
+
+
 def test_a_locked_workspace_is_not_mined(data: Path, models: list[str], tmp_path: Path) -> None:
     """Two schedulers: the second is refused while the first is at work, and finds the round finished afterwards."""
     from raymine.lock import locked
