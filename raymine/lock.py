@@ -110,7 +110,8 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._stopped.wait(BEAT_S):
-            with suppress(OSError):  # a network that fails now and then; for too long, the lock is lost
+            # A network that fails now and then, in whichever way its library says so; for too long, the lock is lost.
+            with suppress(Exception):
                 storage.write_bytes(_beat_path(self.workspace, self.owner), str(time.time_ns()).encode())
 
 

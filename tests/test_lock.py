@@ -106,6 +106,24 @@ def test_a_heartbeat_that_stands_still_is_taken_over(workspace: str) -> None:
         assert len(storage.list_files(storage.join(workspace, "lock"), ".json")) == 1
 
 
+def test_a_heartbeat_that_fails_now_and_then_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage libraries raise errors of their own, which are no OSError: one of them ended the heartbeat for good."""
+    failures, write = [0], storage.write_bytes
+
+    def fails_thrice(path: str, content: bytes) -> None:
+        failures[0] += 1
+        if failures[0] <= 3:
+            raise RuntimeError("SlowDown")
+        write(path, content)
+
+    with locked(str(tmp_path), "a round") as held:
+        monkeypatch.setattr(storage, "write_bytes", fails_thrice)
+        ray_helpers.wait_until(lambda: failures[0] > 5, 5, "heartbeats after three that failed")
+        held.check()
+        with pytest.raises(WorkspaceError, match="another run is at work"), locked(str(tmp_path), "x"):
+            pytest.fail("two owners")
+
+
 def test_an_owner_that_wakes_up_finds_the_lock_lost(workspace: str) -> None:
     """A higher number means that another one has it; the late owner's release leaves that one alone."""
     with pytest.raises(LockLostError, match="was taken by"), locked(workspace, "late") as late:
