@@ -105,7 +105,10 @@ def _is_working(process: psutil.Process, address: str) -> bool:
 
 
 def test_a_submitted_job_mines(job: Path, cluster: dict[str, str], tmp_path: Path) -> None:
-    """The README's command: jobs/mine.py by a real `ray job submit` to a real `ray start --head`."""
+    """The README's command: jobs/mine.py by a real `ray job submit` to a real `ray start --head`.
+
+    The run's id is that of the submission.
+    """
     (command,) = re.findall(r"^ray job submit .*$", (ray_helpers.ROOT / "README.md").read_text(), re.MULTILINE)
     here = {
         "http://HEAD:8265": cluster["jobs"],
@@ -128,6 +131,8 @@ def test_a_submitted_job_mines(job: Path, cluster: dict[str, str], tmp_path: Pat
     )
     assert done.returncode == 0 and "succeeded" in done.stdout, done.stdout + done.stderr
     assert mining.bytes_of_round(tmp_path / "rounds" / "0001") == reference(job)
+    (submission,) = re.findall(r"Job '(\S+)' submitted successfully", done.stdout)
+    assert storage.read_json(str(tmp_path / "rounds" / "0001" / "round.json"))["run_id"] == submission
 
 
 def test_workers_that_do_not_fit_are_refused_before_it_hangs(
