@@ -33,6 +33,7 @@ from raymine.artifacts import Task
 from raymine.config import IndexConfig
 from raymine.executor.base import set_threads
 from raymine.index.base import padded
+from raymine.index.centroids import TrainCentroids
 from raymine.index.exact import SearchExact
 from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart
 from raymine.index.ivfpq_train import TrainIvf, read_index
@@ -119,7 +120,9 @@ def build_raymine(folder: Path, out: Path) -> None:
     docs, queries = shards(folder, "d", SHARD), shards(folder, "q", BLOCK)
     paths = [shard.path for shard in docs]
     begin = time.perf_counter()
-    trained = TrainIvf(IndexConfig(), 0)(Task("t", {"vectors": paths}, str(out / "index")))
+    coarse = TrainCentroids(IndexConfig(), 0)(Task("t", {"vectors": paths}, str(out / "centroids")))
+    train = TrainIvf(coarse.outputs[0].path, IndexConfig(), 0)
+    trained = train(Task("t", {"vectors": paths}, str(out / "index")))
     inputs = {"vectors": paths, "first_rows": [shard.first_row for shard in docs]}
     built = BuildPart(trained.outputs[0].path)(Task("b", inputs, str(out / "part")))
     built_s = time.perf_counter() - begin
@@ -131,7 +134,7 @@ def build_raymine(folder: Path, out: Path) -> None:
     index, part, clusters = trained.outputs[0].path, built.outputs[0].path, built.outputs[1].path
     choose = ChooseProbes(IndexConfig(), index, sample_path, K)
     chosen = choose(Task("c", {"truth": [truth], "parts": [part], "clusters": [clusters]}, "")).info
-    facts = {**trained.info, **chosen, "choose_s": time.perf_counter() - begin, "index": index, "part": part}
+    facts = {**coarse.info, **chosen, "choose_s": time.perf_counter() - begin, "index": index, "part": part}
     measure.say(seconds=built_s, **facts)
 
 

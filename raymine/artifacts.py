@@ -322,6 +322,14 @@ class Artifacts:
         self.watcher.finished(result)
         return result
 
+    def maker(self, shard: Shard) -> Done | None:
+        """The finished task of any round that made an output of an artifact; None where it is no longer there."""
+        folder, name = shard.path.rsplit("/", 1)
+        marker = storage.join(folder, "done", f"{name.split('.', 1)[0]}.json")
+        if not (storage.exists(marker) and storage.exists(shard.path)):
+            return None
+        return self._to_done(storage.read_json(marker))
+
     def _note(self, step: Step) -> None:
         """Leaves word of a step that has work to do, for `raymine status`."""
         if self.journal:

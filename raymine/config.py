@@ -151,6 +151,9 @@ class IndexConfig(Section):
         overfetch: hits fetched by codes per hit kept after exact re-scoring; null: chosen.
         code_dims: vector dimensions per 4-bit code.
         train_documents: documents sampled for training at most.
+        reuse_centroids: ivfpq of a later round takes the coarse centroids of the one before while its lists are at most
+            so many times as unequal, and its vectors as far from their centroids, as when these were trained
+            (index/centroids.py); 0: never.
     """
 
     kind: Literal["auto", "exact", "ivfpq"] = "auto"
@@ -160,6 +163,7 @@ class IndexConfig(Section):
     overfetch: int | None = Field(default=None, ge=1)
     code_dims: int = Field(default=2, ge=1)
     train_documents: int = Field(default=500_000, ge=1)
+    reuse_centroids: float = Field(default=1.25, ge=0)
 
 
 class DenseConfig(Section):

@@ -346,6 +346,7 @@ def _summary(context: Context, workspace: str) -> dict[str, Any]:
         "settled",
         "verdicts",
         "pool",
+        "centroids",
     )
     return {
         "num_documents": tables.num_documents,

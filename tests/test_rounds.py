@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import mining
-import numpy as np
 import pyarrow as pa
 import pytest
 import tiny_models
@@ -30,15 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Three checkpoints that agree in part: each moves the token vectors a little."""
     folder = tmp_path_factory.mktemp("models")
     first = tiny_models.save_static(str(folder / "0"))
-    paths = [first]
-    for step in (1, 2):
-        model = SentenceTransformer(first, device="cpu")
-        weights = model[0].embedding.weight.data
-        noise = np.random.default_rng(step).standard_normal(tuple(weights.shape), dtype=np.float32)
-        weights += 0.4 * step * weights.new_tensor(noise)
-        model.save(str(folder / str(step)))
-        paths.append(str(folder / str(step)))
-    return paths
+    return [first, *(tiny_models.save_moved(first, str(folder / str(step)), 0.4 * step, seed=step) for step in (1, 2))]
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +243,40 @@ def test_a_pool_that_does_not_pay_becomes_a_full_round(
     assert "embed_documents" in {each.step for each in made[1].cost if each.tasks}
     assert made[1].facts["pool"][0]["top"] == {**POOL, **how}["top"]
     assert mining.bytes_of_round(Path(made[1].path)) == mining.bytes_of_round(Path(full[1].path))
+
+
+def test_centroids_are_reused_while_they_serve(data: Path, models: list[str], tmp_path: Path, runner: Any) -> None:
+    """Vectors that moved a little are searched by the last round's; where they now lie in one list, by new ones.
+
+    What was decided, and why, is in the round's facts; recall is measured in any case.
+    """
+    others = {"near": (0.1, 0), "narrow": (0, 20)}
+    made = [tiny_models.save_moved(models[0], str(tmp_path / name), *how) for name, how in others.items()]
+    made.append(tiny_models.save_static(str(tmp_path / "small"), dim=8))
+    index = {"kind": "ivfpq", "nlist": 8}
+    first, near, narrow, small = mined(data, [models[0], *made], tmp_path / "ws", runner, {}, index=index)
+    told = [round_.facts["ivfpq"]["centroids"] for round_ in (first, near, narrow, small)]
+    assert [each["reused"] for each in told] == [False, True, False, False]
+    assert [each["tried"] is None for each in told] == [True, False, False, True]
+    assert told[1]["trained"] == told[0]["trained"]
+    assert all(told[1]["tried"][name] <= 1.25 * told[0]["trained"][name] for name in ("imbalance", "distance"))
+    assert told[2]["tried"]["imbalance"] > 2 * told[0]["trained"]["imbalance"] > 2
+    costs = [{each.step: each for each in round_.cost} for round_ in (first, near, narrow)]
+    assert [cost["train_centroids"].tasks for cost in costs] == [1, 0, 1]
+    assert costs[1]["train_centroids"].saved_s == costs[0]["train_centroids"].wall_s > 0
+    assert first.tables().centroids == near.tables().centroids != narrow.tables().centroids
+    assert all(round_.facts["ivfpq"]["recall"] > 0.9 for round_ in (first, near, narrow, small))
+
+
+def test_centroids_are_trained_for_each_round_where_asked(
+    data: Path, models: list[str], tmp_path: Path, runner: Any
+) -> None:
+    """Then a later round is a first round with its checkpoint."""
+    index = {"kind": "ivfpq", "nlist": 8, "reuse_centroids": 0}
+    near = tiny_models.save_moved(models[0], str(tmp_path / "near"), 0.1)
+    made = mined(data, [models[0], near], tmp_path / "ws", runner, {}, index=index)
+    (alone,) = mined(data, [near], tmp_path / "alone", runner, {}, index=index)
+    assert mining.bytes_of_round(Path(made[1].path)) == mining.bytes_of_round(Path(alone.path))
 
 
 def test_both_executors_give_the_same_rounds(data: Path, models: list[str], tmp_path: Path, runner: Any) -> None:

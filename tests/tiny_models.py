@@ -67,6 +67,30 @@ def save_static(
     return folder
 
 
+def save_moved(folder: str, moved: str, noise: float, shift: float = 0.0, seed: int = 0) -> str:
+    """What save_static saved, trained on, so to speak: every token's vector is moved.
+
+    Args:
+        folder: of the model.
+        moved: folder to save in.
+        noise: length of the random part of a move, per dimension.
+        shift: along the first token's vector, by so many times its length.
+        seed: of the noise.
+
+    Returns:
+        `moved`.
+    """
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(folder, device="cpu")
+    weights = model[0].embedding.weight.data
+    drawn = np.random.default_rng(seed).standard_normal(tuple(weights.shape), dtype=np.float32)
+    weights += noise * weights.new_tensor(drawn) + shift * weights[0].clone()
+    model.save(moved)
+    return moved
+
+
 def save_bert(
     folder: str, dim: int = 32, similarity: str | None = None, prompts: dict[str, str] | None = None, seed: int = 0
 ) -> str:

@@ -18,11 +18,9 @@ from raymine.artifacts import Record, Task
 from raymine.index.base import load_chunk, load_faiss
 from raymine.index.ivfpq_train import (
     ENOUGH_PER_CENTROID,
-    FLAT_NLIST,
     LEAST_SAMPLE,
-    centroids,
+    coarse_centroids,
     sample,
-    two_level_centroids,
 )
 from raymine.vectors import num_vectors
 
@@ -50,8 +48,7 @@ class TrainClusters:
         wanted = self.clusters or max(LEAST_CLUSTERS, round(math.sqrt(num_documents)))
         count = min(wanted, num_documents)
         vectors = sample(paths, min(num_documents, max(LEAST_SAMPLE, ENOUGH_PER_CENTROID * count)), self.seed)
-        train = centroids if count <= FLAT_NLIST else two_level_centroids
-        found = train(vectors, count, self.seed) if count else vectors
+        found = coarse_centroids(vectors, count, self.seed) if count else vectors
         table = schemas.vector_table(np.arange(len(found), dtype=np.int64), found)
         shard = storage.write_arrow(f"{task.output}.arrow", table)
         return Record([shard], rows_in=len(vectors), rows_out=len(found), info={"clusters": len(found)})

@@ -1,6 +1,7 @@
 """Approximate search by inverted lists and 4-bit codes: IVF + product quantisation with fast scan (faiss).
 
-Coarse centroids and codebooks are trained once, on a seeded sample, and shared by all parts; queries are assigned to
+Coarse centroids and codebooks are trained once, on a seeded sample, and shared by all parts (centroids by rounds too,
+while they serve: index.centroids); queries are assigned to
 centroids once. A code's score then depends on the query and the document alone, so parts merge to what one index
 would have found, bit for bit (Jegou et al., Product Quantization for Nearest Neighbor Search, 2011; Andre et al.,
 Quicker ADC, 2019, for the fast scan). Codes' scores are coarse: over-fetched hits are re-scored from the stored vectors

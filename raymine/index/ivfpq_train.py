@@ -1,4 +1,4 @@
-"""Training of an ivfpq index: coarse centroids and codebooks, once, on a seeded sample of stored vectors."""
+"""Training of an ivfpq index on seeded samples of stored vectors: k-means for coarse centroids, and codebooks."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ FLAT_ASSIGN_NLIST = 4096
 ASSIGN_LISTS = 8
 # A 4-bit code has 16 values, and their k-means wants as many vectors.
 CODE_VALUES = 16
+ENOUGH_FOR_CODES = 256 * CODE_VALUES  # faiss takes no more
 # Shards that are read for the sample hold at most this many times the vectors that are kept, so a corpus of 100 million
 # is sampled from a few hundred shards instead of being read whole.
 VECTORS_READ_PER_KEPT = 8
@@ -79,8 +80,7 @@ def sample(paths: Sequence[str], size: int, seed: int) -> NDArray[np.float32]:
 def train(vectors: NDArray[np.float32], nlist: int, code_dims: int, seed: int) -> Any:
     """A trained index without documents: nlist spherical centroids and one codebook per code_dims dimensions.
 
-    Where code_dims does not divide the dimensions, zeros fill the last code. The result depends on the bytes of the
-    sample and the seed, not on the number of threads.
+    The result depends on the bytes of the sample and the seed, not on the number of threads.
 
     Args:
         vectors: float32 [n, dim].
@@ -88,18 +88,45 @@ def train(vectors: NDArray[np.float32], nlist: int, code_dims: int, seed: int) -
         code_dims: dimensions per 4-bit code.
         seed: of the k-means.
     """
+    vectors = enough_for_codes(vectors)
+    return with_codes(coarse_centroids(vectors, nlist, seed), vectors, code_dims, seed)
+
+
+def enough_for_codes(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [n, dim], repeated where they are too few for the k-means of a codebook; zeros where there are none."""
+    if len(vectors) >= CODE_VALUES:
+        return vectors
+    if not len(vectors):
+        return np.zeros((CODE_VALUES, vectors.shape[1]), np.float32)
+    return np.tile(vectors, (-(-CODE_VALUES // len(vectors)), 1))
+
+
+def with_codes(coarse: NDArray[np.float32], vectors: NDArray[np.float32], code_dims: int, seed: int) -> Any:
+    """An index of given centroids, with codebooks trained for them.
+
+    Where code_dims does not divide the dimensions, zeros fill the last code.
+
+    Args:
+        coarse: float32 [nlist, dim].
+        vectors: float32 [n, dim], CODE_VALUES at least.
+        code_dims: dimensions per 4-bit code.
+        seed: of the k-means.
+    """
     faiss = load_faiss()
     num_codes = -(-vectors.shape[1] // code_dims)
     dim = num_codes * code_dims
-    index = faiss.index_factory(dim, f"IVF{nlist},PQ{num_codes}x4fs", faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(dim, f"IVF{len(coarse)},PQ{num_codes}x4fs", faiss.METRIC_INNER_PRODUCT)
     index.pq.cp.seed, index.pq.cp.min_points_per_centroid = seed & 0x7FFFFFFF, 1  # says nothing about small corpora
-    if len(vectors) < CODE_VALUES:
-        repeats = -(-CODE_VALUES // max(1, len(vectors)))
-        vectors = np.tile(vectors, (repeats, 1)) if len(vectors) else np.zeros((CODE_VALUES, dim), np.float32)
-    wide = padded(vectors, dim)
-    index.quantizer.add(centroids(wide, nlist, seed) if nlist <= FLAT_NLIST else two_level_centroids(wide, nlist, seed))
-    index.train(wide)
+    index.quantizer.add(padded(coarse, dim))
+    index.train(padded(vectors, dim))
     return index
+
+
+def coarse_centroids(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """Spherical k-means of all vectors [n, dim], in two levels where they are many: float32 [count, dim]."""
+    if count <= FLAT_NLIST:
+        return centroids(vectors, count, seed)
+    return two_level_centroids(vectors, count, seed)
 
 
 def centroids(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
@@ -164,10 +191,16 @@ def read_index(path: str) -> Any:
     return load_faiss().deserialize_index(np.frombuffer(storage.read_bytes(path), np.uint8))
 
 
+def read_centroids(path: str) -> NDArray[np.float32]:
+    """What TrainCentroids wrote (index.centroids): float32 [nlist, dim]."""
+    return np.asarray(read_vectors(path).matrix, np.float32)
+
+
 class TrainIvf:
     """Trains the index that all parts share. task.inputs: vectors, the embeddings files of all document shards.
 
     Args:
+        centroids: path of the coarse centroids (index.centroids).
         config: the index.
         seed: of the sample and the k-means.
     """
@@ -175,17 +208,12 @@ class TrainIvf:
     VERSION = 1
     calls_in_flight = 1
 
-    def __init__(self, config: IndexConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, centroids: str, config: IndexConfig, seed: int) -> None:
+        self.centroids, self.config, self.seed = read_centroids(centroids), config, seed
 
     def __call__(self, task: Task) -> Record:
-        """Writes the trained index without documents (.faiss); info says nlist and the size of the sample."""
-        paths = task.inputs["vectors"]
-        num_documents = sum(num_vectors(path) for path in paths)
-        most = min(self.config.train_documents, num_documents)
-        nlist = choose_nlist(self.config, num_documents, most)
-        vectors = sample(paths, min(most, max(LEAST_SAMPLE, ENOUGH_PER_CENTROID * nlist)), self.seed)
-        index = train(vectors, nlist, self.config.code_dims, self.seed)
+        """Writes the trained index without documents (.faiss)."""
+        vectors = sample(task.inputs["vectors"], min(self.config.train_documents, ENOUGH_FOR_CODES), self.seed)
+        index = with_codes(self.centroids, enough_for_codes(vectors), self.config.code_dims, self.seed)
         shard = write_index(f"{task.output}.faiss", index, 0)
-        info = {"nlist": nlist, "num_sampled": len(vectors)}
-        return Record([shard], rows_in=len(vectors), bytes_in=vectors.nbytes, info=info)
+        return Record([shard], rows_in=len(vectors), bytes_in=vectors.nbytes)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raymine.artifacts import Artifacts, Resources, Step, StepResult, Task, task_key
+from raymine.artifacts import Artifacts, Done, Resources, Step, StepResult, Task, task_key
 from raymine.config import Config, WorkerConfig
 from raymine.storage import HashCache, Shard
 
@@ -21,6 +21,7 @@ class Tables:
     `earlier` and `settled`: of each query block, the lineage of the rounds before and the queries that keep their
     negatives, where the round owes them slots. `lineage`: the same after this round.
     `pool`: of each corpus shard, the documents that were embedded, where not all were.
+    `centroids`: of the ivfpq index, where there is one.
     """
 
     corpus: list[Shard] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Tables:
     settled: list[Shard] = field(default_factory=list)
     verdicts: list[Shard] = field(default_factory=list)
     pool: list[Shard] = field(default_factory=list)
+    centroids: list[Shard] = field(default_factory=list)
 
     @property
     def num_documents(self) -> int:
@@ -87,6 +89,12 @@ class Context:
         result = self.artifacts.run(step)
         self.results.append(result)
         return result
+
+    def reuse(self, step: Step, done: Done) -> None:
+        """Takes what an earlier round made for what the only task of a step would make."""
+        result = StepResult(step, [done], 1, 0.0)
+        self.artifacts.watcher.finished(result)
+        self.results.append(result)
 
     def block_tasks(self, inputs: Iterable[Mapping[str, Any]] | None = None, prefix: str = "block") -> list[Task]:
         """One task per query block, with what each block brings besides its bucket, queries and first row."""

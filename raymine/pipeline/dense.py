@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raymine.artifacts import Done, Step, Task, task_key
+from raymine.index.centroids import TrainCentroids, TryCentroids, has_fitting_size, still_serve
 from raymine.index.exact import SearchExact
 from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart
 from raymine.index.ivfpq_train import TrainIvf
@@ -15,6 +16,8 @@ from raymine.pipeline.search import Found, for_all_blocks, search_parts, search_
 from raymine.pipeline.sizes import chunk_documents, exact_limits, ivfpq_limits, parts
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
 from raymine.storage import Shard
+
+TRAINED_BY = {"nlist", "train_documents"}  # keys of the config that decide new centroids
 
 
 def search_dense(context: Context) -> Found:
@@ -68,13 +71,14 @@ def _vector_parts(context: Context, most: int) -> list[Task]:
 
 def _search_ivfpq(context: Context) -> Found:
     config, tables, resources = context.config.index, context.tables, search_workers(context)
-    trained = _train(context)
+    centroids = _centroids(context)
+    trained = _train(context, centroids.outputs[0])
     limits = ivfpq_limits(context.config.resources.memory_gb, context.facts["dim"], config.code_dims)
     tasks = _vector_parts(context, limits.documents)
     step = Step("build_part", BuildPart, {"index": trained.path}, trained.sha256, tasks, resources, unit="documents")
     built = context.run(step).done
     probes = _choose_probes(context, trained, built)
-    context.facts["ivfpq"] = probes
+    context.facts["ivfpq"] |= probes
     settings: dict[str, Any] = {"index": trained.path, "nprobe": probes["nprobe"]}
     identity: dict[str, Any] = {"index": trained.sha256, "nprobe": probes["nprobe"]}
     tasks = [Task(shard.sha256, {"vectors": shard.path}) for shard in tables.query_vectors]
@@ -93,12 +97,55 @@ def _search_ivfpq(context: Context) -> Found:
     return _rescore_hits(context, search_parts(context, step, tasks, limits), fetch)
 
 
-def _train(context: Context) -> Shard:
+def _centroids(context: Context) -> Done:
+    """The coarse centroids, and in the round's facts where they are from: the last round's if they still serve."""
     config, vectors, seed = context.config.index, context.tables.corpus_vectors, context.config.seed
-    names = {"nlist", "code_dims", "train_documents"}
-    identity = {"vectors": contents(vectors), "seed": seed, "config": config.model_dump(include=names)}
+    settings = {"config": config, "seed": seed}
+    identity = {"vectors": contents(vectors), "seed": seed, "config": config.model_dump(include=TRAINED_BY)}
+    tasks = [Task("centroids", {"vectors": paths(vectors)})]
+    step = Step("train_centroids", TrainCentroids, settings, identity, tasks, search_workers(context))
+    last = _last_centroids(context)
+    tried = _tried(context, last.outputs[0]) if last is not None else None
+    if last is not None and tried is not None and still_serve(tried, last.info, config.reuse_centroids):
+        context.reuse(step, last)
+        found, is_reused = last, True
+    else:
+        found, is_reused = context.run(step).done[0], False
+    trained = {name: found.info[name] for name in ("imbalance", "distance")}
+    context.facts["ivfpq"] = {"centroids": {"reused": is_reused, "tried": tried, "trained": trained}}
+    context.tables.centroids = found.outputs
+    return found
+
+
+def _last_centroids(context: Context) -> Done | None:
+    """The last round's centroids; None where they are not to be had, or of other dimensions or another number."""
+    config, vectors = context.config.index, context.tables.corpus_vectors
+    if context.previous is None or not context.previous.centroids or not config.reuse_centroids:
+        return None
+    found = context.artifacts.maker(context.previous.centroids[0])
+    if found is None or found.info["dim"] != context.facts["dim"]:
+        return None
+    num_documents = sum(shard.num_rows for shard in vectors)
+    return found if has_fitting_size(config, num_documents, found.info["nlist"]) else None
+
+
+def _tried(context: Context, centroids: Shard) -> dict[str, Any]:
+    """What centroids are for the vectors of this round (index.centroids)."""
+    vectors, seed = context.tables.corpus_vectors, context.config.seed
+    settings = {"centroids": centroids.path, "seed": seed}
+    identity = {"centroids": centroids.sha256, "vectors": contents(vectors), "seed": seed}
+    tasks = [Task("measures", {"vectors": paths(vectors)})]
+    step = Step("try_centroids", TryCentroids, settings, identity, tasks, search_workers(context))
+    return context.run(step).done[0].info
+
+
+def _train(context: Context, centroids: Shard) -> Shard:
+    config, vectors, seed = context.config.index, context.tables.corpus_vectors, context.config.seed
+    settings: dict[str, Any] = {"centroids": centroids.path, "config": config, "seed": seed}
+    named = config.model_dump(include={"code_dims", "train_documents"})
+    identity = {"centroids": centroids.sha256, "vectors": contents(vectors), "seed": seed, "config": named}
     tasks = [Task("index", {"vectors": paths(vectors)})]
-    step = Step("train_ivf", TrainIvf, {"config": config, "seed": seed}, identity, tasks, search_workers(context))
+    step = Step("train_ivf", TrainIvf, settings, identity, tasks, search_workers(context))
     return context.run(step).shards[0]
 
 

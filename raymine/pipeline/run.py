@@ -7,8 +7,8 @@
                 (embed_documents, search_shards)                   on a GPU, exact search in the same worker
                 (find_pool, merge_pool, embed_pool, estimate_missed)     of a later round, instead
     lineage     (map_queries, map_documents,) carry_lineage, score_earlier, measure_earlier, (drop_settled)
-    retrieval   search_exact | train_ivf, build_part, sample_queries, search_sample, choose_probes,
-                assign_queries, search_part, merge_shortlist, rescore_hits
+    retrieval   search_exact | (try_centroids,) train_centroids, train_ivf, build_part,
+                sample_queries, search_sample, choose_probes, assign_queries, search_part, merge_shortlist, rescore_hits
                 query_terms, tokenize_documents, bm25_statistics, search_bm25      per document part
                 union_candidates                                   per query block
                 (train_clusters, assign_clusters,)                 per document shard

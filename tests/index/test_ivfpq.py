@@ -14,6 +14,7 @@ from raymine.artifacts import Task
 from raymine.config import IndexConfig
 from raymine.index import exact, ivfpq, ivfpq_train
 from raymine.index.base import load_faiss, padded
+from raymine.index.centroids import TrainCentroids
 from raymine.topk import gathered_scores, merge_topk
 
 
@@ -41,7 +42,8 @@ def mined(tmp_path, shards, starts, queries, config, k, shards_per_part):
     paths = [write_vectors(tmp_path, f"d{i}", *shard) for i, shard in enumerate(shards)]
     block = write_vectors(tmp_path, "q", np.arange(len(queries)), queries)
     prefix = str(tmp_path / f"by{shards_per_part}-")
-    index = ivfpq_train.TrainIvf(config, 5)(Task("t", {"vectors": paths}, prefix + "index")).outputs[0].path
+    coarse = TrainCentroids(config, 5)(Task("c", {"vectors": paths}, prefix + "centroids")).outputs[0].path
+    index = ivfpq_train.TrainIvf(coarse, config, 5)(Task("t", {"vectors": paths}, prefix + "index")).outputs[0].path
     lists = ivfpq.AssignQueries(index, config.nprobe)(Task("a", {"vectors": block}, prefix + "lists")).outputs[0].path
     build, search = ivfpq.BuildPart(index), ivfpq.SearchPart([lists], [block], [0], k)
     hits, clusters = [], []

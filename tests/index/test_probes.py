@@ -12,6 +12,7 @@ from raymine import schemas, storage
 from raymine.artifacts import Task
 from raymine.config import IndexConfig
 from raymine.index import exact, ivfpq, ivfpq_train
+from raymine.index.centroids import TrainCentroids
 from raymine.index.probes import ChooseProbes, SampleQueries, clusters_of_rows, ranks_of
 from raymine.topk import gathered_scores, merge_topk
 
@@ -33,7 +34,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     docs = clustered(rng, 6000)
     shards = [write(folder, f"d{begin}", docs[begin : begin + 2000]) for begin in (0, 2000, 4000)]
     starts = [0, 2000, 4000]
-    trained = ivfpq_train.TrainIvf(IndexConfig(nlist=64), 1)(Task("t", {"vectors": shards}, str(folder / "t")))
+    config, inputs = IndexConfig(nlist=64), {"vectors": shards}
+    coarse = TrainCentroids(config, 1)(Task("c", inputs, str(folder / "c"))).outputs[0].path
+    trained = ivfpq_train.TrainIvf(coarse, config, 1)(Task("t", inputs, str(folder / "t")))
     index = trained.outputs[0].path
     made: dict[str, Any] = {"folder": folder, "docs": docs, "index": index, "parts": {}}
     for per_part in (1, 3):
