@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,26 @@ def config(data: Path, model: str, teacher: str | None = None, **sections: Any) 
     if teacher:
         made["rescore"] = {"model": teacher, "activation": "model"}
     return {**made, **sections}
+
+
+class Dies:
+    """An executor whose run ends after so many tasks, as if it were killed: the last one is done, and nobody was told.
+
+    Args:
+        inner: does the work.
+        num_tasks: until then.
+    """
+
+    def __init__(self, inner: Any, num_tasks: int) -> None:
+        self.inner, self.left = inner, num_tasks
+        self.name, self.job_id, self.resolve = inner.name, inner.job_id, inner.resolve
+
+    def run(self, step: Any, tasks: Any, make_work: Any) -> Iterator[dict[str, Any]]:
+        for marker in self.inner.run(step, tasks, make_work):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            yield marker
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:

@@ -155,6 +155,26 @@ def ray_environment() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def private_cluster(num_gpus: int = 0) -> Iterator[None]:
+    """This process connected to a cluster of its own: 2 CPUs, its GPUs pretended."""
+    import ray
+
+    with ray_environment():
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=STORE_BYTES,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
 @dataclass(frozen=True)
 class Head:
     """A Ray cluster started as people start one: the addresses for drivers on it and for jobs."""

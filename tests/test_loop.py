@@ -62,10 +62,9 @@ def config(data: Path, model: str, **sections: Any) -> Any:
     return make_config(mining.config(data, model, **sections))
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_measures_are_those_of_the_oracle(data: Path, static_model: str, tmp_path: Path, executor: str) -> None:
+def test_measures_are_those_of_the_oracle(data: Path, static_model: str, tmp_path: Path) -> None:
     """Exact search of the whole corpus; texts that are equal are twins, so a rank may differ by a tie."""
-    with make_executor(executor) as runner:
+    with make_executor("local") as runner:
         found = evaluate(config(data, static_model), str(tmp_path), str(data / "qrels" / "test.tsv"), runner)
     expected = oracle(data, static_model)
     assert set(found) == {"R@10", "R@100", "nDCG@10", "RR@10", "AP@100"}

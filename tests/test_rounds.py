@@ -279,18 +279,6 @@ def test_centroids_are_trained_for_each_round_where_asked(
     assert mining.bytes_of_round(Path(made[1].path)) == mining.bytes_of_round(Path(alone.path))
 
 
-def test_both_executors_give_the_same_rounds(data: Path, models: list[str], tmp_path: Path, runner: Any) -> None:
-    """With kept tokens too, which change nothing but the time."""
-    how = {**POOL, "merge": "union", "queries": "unsettled", "margin": 0.1}
-    local = mined(data, models[:2], tmp_path / "local", runner, how)
-    with make_executor("ray") as on_ray:
-        kept = {"memory_gb": 2.5e-4, "keep_tokens": True}
-        ray = mined(data, models[:2], tmp_path / "ray", on_ray, how, resources=kept)
-    for one, other in zip(local, ray, strict=True):
-        assert mining.bytes_of_round(Path(one.path)) == mining.bytes_of_round(Path(other.path))
-        assert one.lineage().equals(other.lineage())
-
-
 def test_lineage_follows_documents_and_queries_that_move(
     data: Path, models: list[str], tmp_path: Path, runner: Any
 ) -> None:
