@@ -231,6 +231,7 @@ class Executor(Protocol):
     """Runs the tasks of a step somewhere, in any order, and yields their markers as they come.
 
     `job_id`: submission id of the cluster's job that this program is the driver of; None where it is none.
+    `cluster`: address by which another program joins the cluster; None where there is none.
     """
 
     name: str
@@ -238,8 +239,19 @@ class Executor(Protocol):
     @property
     def job_id(self) -> str | None: ...
 
+    @property
+    def cluster(self) -> str | None: ...
+
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
         """Fills in what was left to the machine: CPUs, GPUs, number of workers."""
+        ...
+
+    def num_workers(self, resources: Resources) -> int:
+        """How many workers of a step work at once, where it has tasks enough."""
+        ...
+
+    def check(self, name: str, resources: Resources) -> None:
+        """Raises ResourceError where the workers that a step asks for do not fit."""
         ...
 
     def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]: ...
@@ -306,9 +318,7 @@ class Artifacts:
             InputError: tasks found faults in the user's input; all other tasks are done and kept.
         """
         begin = time.perf_counter()
-        folder = step_folder(self.workspace, step)
-        record_path = storage.join(folder, f"record-{fingerprint([task.key for task in step.tasks])}.json")
-        known = self._known(step, folder, record_path)
+        record_path, known = self.known(step)
         missing = [task for task in step.tasks if task.key not in known]
         self.watcher.started(step, len(step.tasks) - len(missing))
         if missing:
@@ -317,7 +327,7 @@ class Artifacts:
             self._run_missing(step, missing, known)
             markers = [known[task.key] for task in step.tasks]
             storage.write_json(record_path, {"step": step.name, "tasks": markers})
-        done = [self._to_done(known[task.key]) for task in step.tasks]
+        done = [self.to_done(known[task.key]) for task in step.tasks]
         result = StepResult(step, done, len(step.tasks) - len(missing), time.perf_counter() - begin)
         self.watcher.finished(result)
         return result
@@ -336,8 +346,10 @@ class Artifacts:
             facts = {"step": step.name, "folder": step_folder("", step), "tasks": [task.key for task in step.tasks]}
             storage.write_json(storage.join(self.journal, f"{step.name}.json"), {**facts, "started_at": time.time()})
 
-    def _known(self, step: Step, folder: str, record_path: str) -> dict[str, dict[str, Any]]:
-        """Markers of the tasks that are done and whose outputs are still there."""
+    def known(self, step: Step) -> tuple[str, dict[str, dict[str, Any]]]:
+        """Where the step's record lies, and the markers, by key, of tasks that are done and whose outputs are there."""
+        folder = step_folder(self.workspace, step)
+        record_path = storage.join(folder, f"record-{fingerprint([task.key for task in step.tasks])}.json")
         files = set(storage.list_files(folder))
         if step.folder:
             files |= set(storage.list_files(storage.join(self.workspace, step.folder)))
@@ -346,7 +358,7 @@ class Artifacts:
         else:
             wanted = {marker_path(self.workspace, step, task.key) for task in step.tasks}
             markers = [storage.read_json(path) for path in sorted(wanted & files)]
-        return {
+        return record_path, {
             marker["key"]: marker
             for marker in markers
             if all(storage.join(self.workspace, output["path"]) in files for output in marker["outputs"])
@@ -370,7 +382,8 @@ class Artifacts:
         if problems:
             raise InputError(too_many(sorted(set(problems))))  # parts of one file may find the same fault
 
-    def _to_done(self, marker: dict[str, Any]) -> Done:
+    def to_done(self, marker: dict[str, Any]) -> Done:
+        """What a marker says."""
         outputs = [
             Shard(**{**output, "path": storage.join(self.workspace, output["path"])}) for output in marker["outputs"]
         ]

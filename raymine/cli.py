@@ -173,62 +173,46 @@ def plan(
     override: Set = None,
     executor: ExecutorName = "local",
     address: Address = None,
+    rounds: Annotated[int, typer.Option(help="With a checkpoint each.", min=1)] = 1,
+    documents: Annotated[str | None, typer.Option(help="As if there were so many: 2500000, 100M.")] = None,
+    queries: Annotated[str | None, typer.Option(help="As if there were so many.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="On a cluster with so many GPUs.", min=1)] = None,
+    gpu: Annotated[str | None, typer.Option(help="Which: H100, A100, L4, T4, ...; by published rates.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="On a cluster with so many CPUs.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """What a round will take, before it runs: documents, queries, candidates, and the index it would search.
+    """What a round will take, before it runs: seconds, hours of devices, bytes, memory and money of each step.
 
-    Reads the inputs; the round finds them read.
+    Reads the inputs, which the round then finds read, and mines samples of them once, to see how fast that goes here.
     """
-    from dataclasses import asdict
-
     from raymine.config_file import load_config
+    from raymine.console import parse_count, print_plan
+    from raymine.plan import Variation
     from raymine.plan import plan as make_plan
+    from raymine.planning.published import make_cluster
 
+    counts = [parse_count(text) if text is not None else None for text in (documents, queries)]
+    asked = Variation(counts[0], counts[1], make_cluster(gpus, gpu, cpus), rounds)
     loaded = load_config(config, tuple(override or ()))
     with _running(executor, address) as (runner, watcher):
-        found = make_plan(loaded, workspace or default_workspace(config), runner, watcher)
+        found = make_plan(loaded, workspace or default_workspace(config), runner, watcher, asked)
     if as_json:
-        print(json.dumps(asdict(found)))
-        return
-    state = "done: mining would do nothing" if found.is_done else "to be mined"
-    vectors = f", vectors of {found.dim} dimensions" if found.dim else ""
-    lines = [
-        f"Round {found.round}: {state}",
-        f"{found.num_documents:,} documents, {found.num_queries:,} queries{vectors}",
-        f"{found.candidates_per_query:,} candidates per query at most, "
-        f"{found.candidates_per_query * found.num_queries:,} in all",
-    ]
-    if found.index:
-        lines.append(f"index: {found.index} ({found.index_chosen})")
-    for line in lines:
-        out().print(line, highlight=False)
+        print(json.dumps(found.to_json()))
+    else:
+        print_plan(found, out())
 
 
 @app.command()
 def status(workspace: Annotated[str, typer.Argument(help="Folder or URL.")], as_json: Json = False) -> None:
-    """Rounds of a workspace: steps, shards done and left, cost so far."""
-    from rich.table import Table
-
-    from raymine.console import duration
+    """Rounds of a workspace: steps, shards done and left, cost so far; beside it what was planned, if it was."""
+    from raymine.console import print_status
     from raymine.status import status as read_status
 
     found = read_status(workspace)
     if as_json:
         print(json.dumps(found))
-        return
-    console = out()
-    for item in found:
-        size = f", {item['documents']:,} documents, {item['queries']:,} queries" if item["documents"] else ""
-        console.print(
-            f"round {item['round']}: {item['state']}{size}, {duration(item['worker_s'])} of work", highlight=False
-        )
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("step", "done", "left", "worker time"):
-            table.add_column(name, justify="left" if name == "step" else "right")
-        for step in item["steps"]:
-            left = step["shards"] - step["done"]
-            table.add_row(step["step"], str(step["done"]), str(left), duration(step["worker_s"]))
-        console.print(table)
+    else:
+        print_status(found, out())
 
 
 @app.command()

@@ -13,12 +13,15 @@ from rich.table import Table
 
 from raymine import storage
 from raymine.artifacts import Step, StepResult
+from raymine.errors import ConfigError
 from raymine.ledger import StepCost
 
 PLAIN_LINE_EVERY_S = 10.0
 
 if TYPE_CHECKING:
     from raymine.audit import Audit
+    from raymine.plan import Plan
+    from raymine.planning.predict import StepPlan
     from raymine.rounds import Round
 
 
@@ -107,6 +110,133 @@ def count(number: int) -> str:
         if number >= size_of_unit:
             return f"{number / size_of_unit:.1f} {unit}"
     return f"{number:,}"
+
+
+def parse_count(text: str) -> int:
+    """A count as people write it: 250, 250k, 100M, 1.5G (or B).
+
+    Raises:
+        ConfigError: it is none.
+    """
+    units = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+    digits = text.replace(",", "").replace("_", "")
+    factor = units.get(digits[-1:].lower(), 1)
+    try:
+        number = round(float(digits[:-1] if factor > 1 else digits) * factor)
+    except (ValueError, OverflowError):
+        number = 0
+    if number < 1:
+        raise ConfigError("not a count", got=text, expected="a number above 0, as 2500000, 250k, 100M or 1.5G")
+    return number
+
+
+def num_bytes(number: float) -> str:
+    """Bytes, shortened: 12 kB, 3.4 MB, 1.2 GB."""
+    for unit, size_of_unit in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= size_of_unit:
+            return f"{number / size_of_unit:.1f} {unit}"
+    return f"{number / 1e3:.0f} kB"
+
+
+def hours(number: float) -> str:
+    return f"{number:,.2f} h" if number >= 0.1 else f"{number:.4f} h"
+
+
+def usd(number: float | None) -> str:
+    """A price; with more digits the less it is."""
+    if number is None:
+        return "-"
+    return f"{number:,.2f}" if number >= 100 else f"{number:.5f}" if number < 1 else f"{number:.3f}"
+
+
+def plan_table(found: Plan) -> Table:
+    """A line per step: what it does, how long, on which devices, what it writes and costs; the sums last."""
+    has_gpus = bool(found.gpu_hours)
+    priced = any(step.usd is not None for step in found.steps if step.worker_s)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("step", no_wrap=True)
+    names = ["shards", "gives", "tokens", "time", "CPU", *(["GPU"] if has_gpus else []), "writes"]
+    for name in [*names, *(["USD"] if priced else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for step in found.steps:
+        cells = [step.step, f"{step.tasks:,}"]
+        if step.state == "reused":
+            table.add_row(*cells, *["-"] * (len(table.columns) - 3), "reused", style="dim")
+            continue
+        cells += [count(round(each)) if each >= 1 else "-" for each in (step.rows, step.tokens)]
+        cells += [duration(step.wall_s), hours(step.cpu_hours), *([hours(step.gpu_hours)] if has_gpus else [])]
+        cells += [num_bytes(step.num_bytes), *([usd(step.usd)] if priced else [])]
+        table.add_row(*cells, _remark(step), style="dim" if step.state == "done" else "")
+    cells = ["total", "", "", "", duration(found.wall_s), hours(found.cpu_hours)]
+    cells += [*([hours(found.gpu_hours)] if has_gpus else []), num_bytes(found.num_bytes)]
+    table.add_row(*cells, *([usd(found.usd)] if priced else []), "", style="bold")
+    return table
+
+
+def _remark(step: StepPlan) -> str:
+    remarks = [f"{step.num_reused:,} reused"] if step.num_reused else []
+    remarks += ["read"] if step.state == "done" else []
+    return ", ".join([*remarks, *(["published rate"] if step.rate == "published" else [])])
+
+
+def print_plan(found: Plan, console: Console) -> None:
+    """A plan: how large, how long each step, the index and why, sums, what is reused, assumed, and will not do."""
+    state = "done: mining would do nothing" if found.is_done else "to be mined"
+    vectors = f", vectors of {found.dim} dimensions" if found.dim else ""
+    lines = [
+        f"Round {found.round}: {state}",
+        f"{found.num_documents:,} documents, {found.num_queries:,} queries{vectors}",
+        f"{found.candidates_per_query:,} candidates per query at most"
+        + (f", about {found.num_candidates:,} in all" if found.num_candidates else "")
+        + (f", about {found.num_scored:,} pairs for the teacher" if found.num_scored else ""),
+    ]
+    for line in lines:
+        console.print(line, highlight=False)
+    if found.steps:
+        console.print()
+        console.print(plan_table(found))
+        console.print()
+    lines = [f"index: {found.index} ({found.index_chosen})"] if found.index else []
+    if found.steps:
+        money = "" if found.usd is None else f", {usd(found.usd)} USD"
+        lines.append(f"the round: {duration(found.wall_s)}{money}, writes {num_bytes(found.num_bytes)}")
+        if found.rounds > 1:
+            money = "" if found.rounds_usd is None else f", {usd(found.rounds_usd)} USD"
+            lines.append(f"{found.rounds} rounds: {duration(found.rounds_wall_s)}{money}")
+        lines.append(
+            f"memory of a worker: about {num_bytes(found.memory_bytes)} of {num_bytes(found.memory_budget_bytes)}"
+        )
+        how = found.calibration
+        took = f", {duration(how['took_s'])}, kept" if how["is_new"] else ", kept from before"
+        lines.append(
+            f"calibrated ({found.executor}) on {how['documents']:,} documents and {how['queries']:,} queries{took}"
+        )
+    lines += [f"reused: {line}" for line in found.reused]
+    lines += [f"assumed: {line}" for line in found.assumptions]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for line in found.warnings:
+        console.print(f"WARNING {line}", highlight=False, soft_wrap=True, markup=False, style="bold yellow")
+
+
+def print_status(found: Sequence[dict[str, Any]], console: Console) -> None:
+    """Rounds with their steps; with the planned worker time beside the actual one where a round was planned."""
+    for item in found:
+        size = f", {item['documents']:,} documents, {item['queries']:,} queries" if item["documents"] else ""
+        is_planned = item["planned_s"] is not None
+        planned = f" ({duration(item['planned_s'])} planned)" if is_planned else ""
+        worked = f"{duration(item['worker_s'])} of work{planned}"
+        console.print(f"round {item['round']}: {item['state']}{size}, {worked}", highlight=False)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("step", "done", "left", "worker time", *(["planned"] if is_planned else [])):
+            table.add_column(name, justify="left" if name == "step" else "right")
+        for step in item["steps"]:
+            cells = [step["step"], str(step["done"]), str(step["shards"] - step["done"]), duration(step["worker_s"])]
+            if is_planned:
+                cells.append("-" if step["planned_s"] is None else duration(step["planned_s"]))
+            table.add_row(*cells)
+        console.print(table)
 
 
 def audit_table(found: Audit) -> Table:

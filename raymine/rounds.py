@@ -2,6 +2,7 @@
 
     rounds/0001/config.yaml     the config, with every default
     rounds/0001/round.json      what the round is made of and where its tables lie; "state": "done" is written last
+    rounds/0001/plan.json       what `raymine plan` said it would take, if it was planned
     rounds/0001/ledger.parquet  what each task cost
     rounds/0001/verdicts/       every candidate with its scores and the reason it went
     rounds/0001/negatives/      the sampled negatives
@@ -270,9 +271,9 @@ def _run(config: Config, workspace: str, run: _Run, executor: Executor, watcher:
 
     named = {"run_id": run_id, "round": number}
     artifacts = Artifacts(workspace, executor, named, watcher, storage.join(path, "steps"), run.lock.check)
-    before = [found for found in rounds(workspace) if found.number == number - 1]
-    previous = before[0].tables() if before else None
-    context = Context(config, artifacts, run.cache, number, folder, previous=previous)
+    if storage.exists(planned := plan_path(workspace, run.identity)):
+        storage.copy_file(planned, storage.join(path, "plan.json"))
+    context = Context(config, artifacts, run.cache, number, folder, previous=tables_before(workspace, number))
     run_round(context)
     prices = Prices(config.cost.gpu_hour_usd, config.cost.cpu_hour_usd)
     rows = [done.ledger for result in context.results for done in result.done]
@@ -281,6 +282,17 @@ def _run(config: Config, workspace: str, run: _Run, executor: Executor, watcher:
     storage.write_json(storage.join(path, "shards", "index.json"), _index(facts, path, workspace))
     storage.write_json(storage.join(path, "round.json"), facts)
     return Round(workspace, number, facts, is_new=True)
+
+
+def tables_before(workspace: str, number: int) -> Tables | None:
+    """The tables of the round before one; None: it is the first."""
+    known = rounds(workspace) if has_rounds(workspace) else []
+    return next((found.tables() for found in known if found.number == number - 1), None)
+
+
+def plan_path(workspace: str, identity: str) -> str:
+    """Where the plan of a round of this identity is kept."""
+    return storage.join(workspace, "plans", f"{identity}.json")
 
 
 def round_identity(config: Config, cache: HashCache) -> str:

@@ -12,15 +12,18 @@ def status(workspace: str) -> list[dict[str, Any]]:
     """Rounds with their steps, in the order in which the steps began.
 
     Returns:
-        Per round: number, state, run_id, documents, queries, and steps: each with name, shards done, shards in all, and
-        worker seconds so far.
+        Per round: number, state, run_id, documents, queries, worker seconds, and steps: each with name, shards done,
+        shards in all, and worker seconds so far. Where the round was planned, also the worker seconds that the plan
+        said, of the round and of each step (`planned_s`, null of a step that the plan does not have).
     """
     return [_round_status(found) for found in rounds(storage.absolute(workspace))]
 
 
 def _round_status(found: Round) -> dict[str, Any]:
+    planned = _planned(found)
     notes = [storage.read_json(path) for path in storage.list_files(storage.join(found.path, "steps"), ".json")]
-    steps = [_step_status(found, note) for note in sorted(notes, key=lambda note: note["started_at"])]
+    notes.sort(key=lambda note: note["started_at"])
+    steps = [{**_step_status(found, note), "planned_s": planned.get(note["step"])} for note in notes]
     return {
         "round": found.number,
         "state": found.facts["state"],
@@ -29,7 +32,15 @@ def _round_status(found: Round) -> dict[str, Any]:
         "queries": found.facts.get("num_queries"),
         "steps": steps,
         "worker_s": sum(step["worker_s"] for step in steps),
+        "planned_s": sum(planned.values()) if planned else None,
     }
+
+
+def _planned(found: Round) -> dict[str, float]:
+    """Worker seconds that the round's plan says of each step, but for those that planning itself had done."""
+    path = storage.join(found.path, "plan.json")
+    lines = storage.read_json(path)["steps"] if storage.exists(path) else []
+    return {line["step"]: line["worker_s"] for line in lines if line["state"] != "done"}
 
 
 def _step_status(found: Round, note: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class LocalExecutor:
 
     name = "local"
     job_id = None
+    cluster = None
 
     def __init__(self) -> None:
         self.cpus = local_threads()
@@ -33,6 +34,13 @@ class LocalExecutor:
         """One worker with all CPUs, and with a GPU where the step wants one and there is one."""
         gpus = float(_has_gpu()) if resources.gpus is None else resources.gpus
         return Resources(cpus=self.cpus, gpus=gpus, actors=1)
+
+    def num_workers(self, resources: Resources) -> int:
+        """One."""
+        return 1
+
+    def check(self, name: str, resources: Resources) -> None:
+        """Whatever is asked for, there is one worker with what there is."""
 
     def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
         set_threads(self.cpus)

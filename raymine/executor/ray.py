@@ -91,6 +91,23 @@ class RayExecutor:
             resources = replace(resources, actors=max(1, min(num_tasks, num_fitting(resources, nodes))))
         return resources
 
+    def num_workers(self, resources: Resources) -> int:
+        """As many as fit; resources with nothing left open."""
+        self._connect()
+        return max(1, resources.actors or num_fitting(resources, cluster_nodes()))
+
+    def check(self, name: str, resources: Resources) -> None:
+        """Raises ResourceError where the workers of a step, for any number of tasks, do not fit on the cluster."""
+        check_fit(name, self.resolve(resources, MAX_BLOCKS), cluster_nodes())
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's address, by which another program on this node joins it."""
+        self._connect()
+        import ray
+
+        return str(ray.get_runtime_context().gcs_address)
+
     def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
         """Runs the tasks of one step and yields their markers as they come.
 

@@ -66,8 +66,20 @@ def run_round(context: Context) -> None:
     Raises:
         UserError: the config, the input or the machine cannot do it.
     """
+    run_steps(context, read_inputs(context))
+
+
+def run_steps(context: Context, embedder: Description | None) -> None:
+    """Runs what comes after the reading.
+
+    Args:
+        context: with the inputs' tables.
+        embedder: what `read_inputs` gave.
+
+    Raises:
+        UserError: as `run_round`.
+    """
     config = context.config
-    embedder = read_inputs(context)
     carried = lineage.carry(context)
     sources: dict[str, Source] = {}
     found, earlier = _embed_and_search(context, embedder, carried) if config.has_embeddings else (None, None)

@@ -75,21 +75,32 @@ def rescore(context: Context, pairs: list[Shard]) -> list[Shard]:
     """The teacher's scores of the pairs of each query block, per document shard, through the teacher cache."""
     config, tables = context.config.rescore, context.tables
     assert config is not None
-    weights = model_fingerprint(local_model(config.model, config.revision), context.cache)
-    unnamed = {"model", "revision", "trust_remote_code"}
-    model = {"model": weights, "config": config.model_dump(exclude=unnamed)}
+    model = _teacher(context)
     settings = {
         "config": config,
         "model_fingerprint": fingerprint(model),
         "pairs": paths(pairs),
         "queries": paths(tables.queries),
         "block_starts": tables.block_starts,
-        "cache": storage.join(context.artifacts.workspace, "cache", f"teacher-{fingerprint(model)}"),
+        "cache": teacher_cache(context),
     }
     identity = {"teacher": model, "pairs": contents(pairs), "queries": contents(tables.queries)}
     tasks = context.document_tasks()
     resources = workers(context.config.resources.rescore)
     return context.run(Step("rescore", Rescore, settings, identity, tasks, resources, unit="pairs")).shards
+
+
+def _teacher(context: Context) -> dict[str, Any]:
+    """What names the teacher: its weights and how it is used."""
+    config = context.config.rescore
+    assert config is not None
+    weights = model_fingerprint(local_model(config.model, config.revision), context.cache)
+    return {"model": weights, "config": config.model_dump(exclude={"model", "revision", "trust_remote_code"})}
+
+
+def teacher_cache(context: Context) -> str:
+    """Folder of the scores that the teacher has given in this workspace."""
+    return storage.join(context.artifacts.workspace, "cache", f"teacher-{fingerprint(_teacher(context))}")
 
 
 def select(

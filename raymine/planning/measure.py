@@ -1,0 +1,449 @@
+"""Measures what a round's steps take here, in a program of its own, as the round will be: `python -m ... JOB.json`.
+
+    samples    the round's own steps, on samples of it that grow fourfold until one takes SAMPLE_S or is a tenth of the
+               round; the last two, and one with the documents of the larger and the queries of the smaller, tell what
+               tasks, documents and candidates take. The first, in which all is loaded, tells what a start takes.
+    searches   a sample says nothing of a search, whose work is documents times queries. So dense search runs apart
+               over vectors drawn around the sample's, and BM25 over copies of some documents: large enough to see.
+
+All is done in a folder of its own, with its own cache of scores and tokens, so nothing that the workspace knows makes a
+sample faster, and nothing of a sample is ever found by a round.
+"""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from raymine import inference, schemas, storage
+from raymine.artifacts import Artifacts, Executor, Record, Resources, Step, StepResult, Task
+from raymine.config import Config
+from raymine.embed.sentence_transformer import Description
+from raymine.errors import UserError
+from raymine.executor import make_executor
+from raymine.pipeline import dense, retrieval
+from raymine.pipeline.base import Context, Tables, placed
+from raymine.pipeline.run import run_steps
+from raymine.pipeline.sizes import CHUNK_DOCUMENTS
+from raymine.planning import sample
+from raymine.planning.fit import TASKS, Point, Rate, fit, total
+from raymine.planning.size import Overlap, cut, of_tables, overlap
+from raymine.storage import HashCache, Shard
+from raymine.vectors import read_vectors
+
+SAMPLE_S = 5.0  # a sample that takes as long is large enough
+FIRST_QUERIES, DOCUMENTS_PER_CANDIDATE, FEWEST_DOCUMENTS = 16, 2, 256
+GROWTH = 4
+SHARE = 10  # a sample is at most a tenth of the round, so planning never takes as long as mining
+# A search is measured apart above this number of pairs; below, all of it takes less than a second.
+SEARCH_PAIRS = 2e8
+SEARCHED_QUERIES, SEARCHED_SHARD = 8192, 16384
+BM25_DOCUMENTS, BM25_QUERIES = 8192, 4096
+SEARCHED_OPERATIONS = 2e12  # multiplications and additions of the largest measured exact search: some 3 s of two cores
+NOISE = 0.5  # of the drawn vectors, in standard deviations of the sample's
+SEARCHES = ("search_exact", "search_part", "search_bm25", "search_shards", "search_sample", "build_part")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be measured (JSON-like).
+
+    Args:
+        config: of the round.
+        index: exact or ivfpq, as planned; None: no dense search.
+        embedder: what is known of it.
+        facts: of the round's inputs.
+        tables: of the round's inputs, by name.
+        executor: its name.
+        cluster: its address, if it has one.
+        folder: to work in.
+        hashes: file of known content hashes.
+    """
+
+    config: dict[str, Any]
+    index: str | None
+    embedder: Description | None
+    facts: dict[str, Any]
+    tables: dict[str, list[dict[str, Any] | None]]
+    executor: str
+    cluster: str | None
+    folder: str
+    hashes: str
+
+
+def tables_to_json(tables: Tables) -> dict[str, list[dict[str, Any] | None]]:
+    """The shards of all tables as a job carries them."""
+    return {name: [shard and asdict(shard) for shard in shards] for name, shards in vars(tables).items()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a round's steps take.
+
+    Args:
+        rates: by step, in the order of the round.
+        overlap: of the sources.
+        documents, queries: of the largest sample.
+        base_bytes: memory of a worker that has loaded everything and worked on a sample.
+        parameters: of `embed` and `rescore`: those that every token is multiplied with (embedding tables are not).
+        took_s: seconds of the measuring.
+    """
+
+    rates: dict[str, Rate]
+    overlap: Overlap
+    documents: int
+    queries: int
+    base_bytes: int
+    parameters: dict[str, int]
+    took_s: float
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Measured:
+        rates = {name: Rate(**rate) for name, rate in values["rates"].items()}
+        return Measured(**{**values, "rates": rates, "overlap": Overlap(**values["overlap"])})
+
+
+class Seen:
+    """What each step did, wherever it was seen, in the order of the round.
+
+    Args:
+        num_workers: that the executor has of some resources.
+    """
+
+    def __init__(self, num_workers: Callable[[Resources], int]) -> None:
+        self.num_workers = num_workers
+        self.points: dict[str, list[Point]] = {}
+        self.first: dict[str, Point] = {}
+        self.how: dict[str, dict[str, Any]] = {}
+
+    def add(self, result: StepResult, units: Mapping[str, float], tables: Tables, is_first: bool = False) -> None:
+        """Takes in what a step did.
+
+        Args:
+            result: of the step.
+            units: of the sample.
+            tables: of the sample.
+            is_first: its programs had just begun: only its start is told by it.
+        """
+        name, rows = result.step.name, [done.ledger for done in result.done]
+        sums = {name: float(sum(row[name] for row in rows)) for name in ("wall_s", "tokens", "bytes_out", "rows_out")}
+        found = Point({**units, TASKS: float(len(rows))}, *sums.values())
+        self.points.setdefault(name, [])
+        if is_first:
+            self.first[name] = found
+        else:
+            self.points[name].append(found)
+        devices = [row["device"] for row in rows if row["device"] != "cpu"]
+        self.how[name] = {
+            "spread": _spread(name, len(rows), tables),
+            "cpus": float(rows[0]["cpus"]),
+            "gpus": float(rows[0]["gpus"]),
+            "device": devices[0] if devices else "cpu",
+            "unit": result.step.unit,
+        }
+
+    def rates(self) -> dict[str, Rate]:
+        """The fitted rates of every step."""
+        made = {name: replace(fit(name, points), **self.how[name]) for name, points in self.points.items() if points}
+        return {name: replace(rate, start_s=self._start_s(name, rate)) for name, rate in made.items()}
+
+    def _start_s(self, name: str, rate: Rate) -> float:
+        first = self.first.get(name)
+        if first is None:
+            return 0.0
+        workers = min(self.num_workers(Resources(int(rate.cpus), rate.gpus)), first.units[TASKS])
+        return max(0.0, first.seconds - total(rate.seconds, first.units)) / workers
+
+
+def _spread(name: str, num_tasks: int, tables: Tables) -> str:
+    """What a task of a step is, told by their number: a sample has 4 document shards and 2 query blocks."""
+    if name in SEARCHES:
+        return "parts"
+    return {len(tables.queries): "blocks", len(tables.corpus): "shards", 1: "one"}[num_tasks]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A mined sample: its context, with tables and results; its units; what it took."""
+
+    context: Context
+    units: dict[str, float]
+    seconds: float
+
+
+class Measuring:
+    """The samples of one job.
+
+    Args:
+        job: what is to be measured.
+        executor: where its steps run.
+        say: is told of each sample.
+    """
+
+    def __init__(self, job: Job, executor: Executor, say: Callable[[str], None]) -> None:
+        self.job, self.executor, self.say = job, executor, say
+        named: dict[str, Any] = {
+            name: [shard and Shard(**shard) for shard in shards] for name, shards in job.tables.items()
+        }
+        self.tables = Tables(**named)
+        self.config = Config.model_validate(job.config)
+        self.cache = HashCache(job.hashes)
+        self.seen = Seen(executor.num_workers)
+        self._number = 0
+
+    def measure(self) -> Measured:
+        """Mines samples, searches, and fits."""
+        begin = time.perf_counter()
+        numba_s = self._load_numba()
+        few, largest = self._grow()
+        more = self._mine(round(largest.units["documents"]), round(few.units["queries"]))
+        for each in (few, more, largest):
+            self._see(each)
+        self._search_apart(largest)
+        rates = self.seen.rates()
+        if "search_exact" in rates:
+            rates["search_exact"] = replace(rates["search_exact"], start_s=rates["search_exact"].start_s + numba_s)
+        return Measured(
+            rates=rates,
+            overlap=overlap(few.units, more.units, largest.units),
+            documents=round(largest.units["documents"]),
+            queries=round(largest.units["queries"]),
+            base_bytes=self._memory(largest.context.artifacts),
+            parameters=parameters(self.config),
+            took_s=time.perf_counter() - begin,
+        )
+
+    def _load_numba(self) -> float:
+        """Seconds to load what the compiled searches share: in a round whose dense search is large, it is the first."""
+        if self.job.index != "exact" or self.executor.cluster is not None or not self._is_large:
+            return 0.0
+        begin = time.perf_counter()
+        importlib.import_module("numba")
+        return time.perf_counter() - begin
+
+    @property
+    def _is_large(self) -> bool:
+        return self.tables.num_documents * self.tables.num_queries >= SEARCH_PAIRS
+
+    def _grow(self) -> tuple[Sample, Sample]:
+        """The last two of samples that grow until one is large enough. The first of all tells of starts only."""
+        num_candidates = candidates_per_query(self.config)
+        sizes = sample_sizes(self.tables.num_documents, self.tables.num_queries, num_candidates)
+        self._see(self._mine(*sizes[0]), is_first=True)
+        few = self._mine(*sizes[0])
+        for size in sizes[1:]:
+            largest = self._mine(*size)
+            if largest.seconds >= SAMPLE_S or size == sizes[-1]:
+                break
+            few = largest
+        return few, largest
+
+    def _mine(self, num_documents: int, num_queries: int) -> Sample:
+        """Mines a sample."""
+        folder = self._folder()
+        drawn = sample.draw(self.tables, num_documents, num_queries)
+        tables = sample.write(self.tables, drawn, f"{folder}/sample")
+        context = self._context(folder, tables)
+        size = of_tables(tables, 0, 0, context.facts.get("dim") or 0)
+        begin = time.perf_counter()
+        run_steps(context, self.job.embedder)
+        seconds = time.perf_counter() - begin
+        rows = {result.step.name: [done.ledger for done in result.done] for result in context.results}
+        candidates = sum(row["rows_out"] for row in rows["union_candidates"])
+        scored = sum(row["rows_in"] for row in rows.get("rescore", []))
+        self.say(f"{tables.num_documents:,} documents, {tables.num_queries:,} queries: {seconds:.1f} s")
+        return Sample(context, replace(size, candidates=candidates, scored=scored).units, seconds)
+
+    def _folder(self) -> str:
+        """A folder for the next sample."""
+        self._number += 1
+        return storage.join(self.job.folder, str(self._number))
+
+    def _context(self, folder: str, tables: Tables, index: str | None = None) -> Context:
+        kind = index or self.job.index or "auto"
+        config = self.config.model_copy(update={"index": self.config.index.model_copy(update={"kind": kind})})
+        artifacts = Artifacts(folder, self.executor, {"run_id": "calibration", "round": 1})
+        return Context(config, artifacts, self.cache, 1, "round", tables, dict(self.job.facts))
+
+    def _see(self, made: Sample, is_first: bool = False) -> None:
+        for result in made.context.results:
+            self.seen.add(result, made.units, made.context.tables, is_first)
+
+    def _search_apart(self, largest: Sample) -> None:
+        """Measures the searches over more documents and queries than any sample has."""
+        if not self._is_large:
+            return
+        names = {result.step.name for result in largest.context.results}
+        if names & {"search_exact", "search_part"}:
+            self._apart(self._dense_searches(largest), dense.search_dense, is_whole=True)
+        if "search_bm25" in names:
+            self._apart(self._bm25_searches(), retrieval.search_bm25, is_whole=False)
+
+    def _apart(self, searches: Sequence[Tables], search: Callable[[Context], Any], is_whole: bool) -> None:
+        """Runs a stretch of the round, over the first tables twice: once to load what is compiled.
+
+        Args:
+            searches: tables of unlike size.
+            search: the stretch.
+            is_whole: all of its steps are seen, not only the searches among them.
+        """
+        for number, tables in enumerate([searches[0], *searches]):
+            context = self._context(self._folder(), tables)
+            search(context)
+            size = of_tables(tables, 0, 0, context.facts.get("dim") or 0)
+            self.say(f"search of {tables.num_documents:,} documents for {tables.num_queries:,} queries")
+            for result in context.results:
+                name = result.step.name
+                if name in SEARCHES and number == 0:
+                    self.seen.points[name] = []  # what the samples said of it says nothing
+                if name in SEARCHES or is_whole:
+                    self.seen.add(result, size.units, tables, is_first=number == 0)
+
+    def _dense_searches(self, largest: Sample) -> list[Tables]:
+        """Vectors drawn around the sample's: few and many documents, few and many queries."""
+        tables, dim = largest.context.tables, self.job.facts["dim"]
+        cpus = self.executor.resolve(Resources(), 1).cpus or 1
+        num_documents = min(self.tables.num_documents, 2 * CHUNK_DOCUMENTS)
+        affordable = int(cpus * SEARCHED_OPERATIONS / (2 * num_documents * dim))
+        num_queries = min(self.tables.num_queries, max(SEARCHED_QUERIES // 16, min(SEARCHED_QUERIES, affordable)))
+        folder, draw = self._folder(), np.random.default_rng(self.config.seed)
+        documents = _around(tables.corpus_vectors, num_documents, f"{folder}/documents", draw)
+        queries = _around(tables.query_vectors, num_queries, f"{folder}/queries", draw)
+        return [
+            Tables(
+                corpus=documents[:num_shards],
+                corpus_vectors=documents[:num_shards],
+                queries=queries[:num_blocks],
+                query_vectors=queries[:num_blocks],
+            )
+            for num_shards, num_blocks in _unlike(len(documents), len(queries))
+        ]
+
+    def _bm25_searches(self) -> list[Tables]:
+        """Some documents, and as many copies of them as make a large corpus."""
+        num_documents = min(self.tables.num_documents, BM25_DOCUMENTS)
+        drawn = sample.draw(self.tables, num_documents, min(self.tables.num_queries, BM25_QUERIES))
+        tables = sample.write(self.tables, drawn, f"{self._folder()}/sample")
+        copies = max(1, min(self.tables.num_documents, CHUNK_DOCUMENTS) // tables.num_documents)
+        documents = placed(tables.corpus * copies)
+        return [
+            Tables(corpus=documents[:num_shards], queries=tables.queries[:num_blocks])
+            for num_shards, num_blocks in _unlike(len(documents), len(tables.queries))
+        ]
+
+    def _memory(self, artifacts: Artifacts) -> int:
+        """Bytes that a worker had in use at most: of this program, or of the cluster's worker that worked last."""
+        step = Step("peak_memory", PeakMemory, {}, {}, [Task("memory", {})])
+        return int(artifacts.run(step).done[0].info["peak_bytes"])
+
+
+def _unlike(num_shards: int, num_blocks: int) -> list[tuple[int, int]]:
+    """Many documents for few queries, few for many, and many for many."""
+    few_shards, few_blocks = max(1, num_shards // GROWTH), max(1, num_blocks // GROWTH)
+    return [(num_shards, few_blocks), (few_shards, num_blocks), (num_shards, num_blocks)]
+
+
+def _around(files: Sequence[Shard], count: int, name: str, draw: np.random.Generator) -> list[Shard]:
+    """Shards of `count` vectors, each one of those in the files with noise added; as many as GROWTH at least.
+
+    Args:
+        files: of vectors.
+        count: of all shards.
+        name: path prefix.
+        draw: of the noise.
+    """
+    known = np.concatenate([read_vectors(shard.path).matrix for shard in files])
+    deviation, lengths = NOISE * known.std(axis=0, dtype=np.float32), np.linalg.norm(known.astype(np.float32), axis=1)
+    shards = []
+    for number, size in enumerate(cut(count, min(SEARCHED_SHARD, -(-count // GROWTH)))):
+        chosen = draw.integers(0, len(known), size)
+        made = known[chosen] + deviation * draw.standard_normal((size, known.shape[1]), np.float32)
+        made *= (lengths[chosen] / np.maximum(np.linalg.norm(made, axis=1), 1e-12))[:, None]
+        table = schemas.vector_table(np.arange(size), made.astype(known.dtype))
+        shards.append(storage.write_arrow(f"{name}-{number}.arrow", table))
+    return placed(shards)
+
+
+class PeakMemory:
+    """Says how much memory its process had at most."""
+
+    calls_in_flight = 1
+
+    def __call__(self, task: Task) -> Record:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Record(info={"peak_bytes": kilobytes * (1 if sys.platform == "darwin" else 1024)})
+
+
+def candidates_per_query(config: Config) -> int:
+    """What the sources find at most, before their union."""
+    retrieve = config.retrieve
+    return sum(source.k for source in (retrieve.dense, retrieve.bm25, retrieve.random, retrieve.run) if source)
+
+
+def sample_sizes(num_documents: int, num_queries: int, num_candidates: int) -> list[tuple[int, int]]:
+    """Documents and queries of samples that grow up to a share of the round, two at least.
+
+    Args:
+        num_documents, num_queries: of the round.
+        num_candidates: of each query: a sample has more documents than that, or all sources would find the same.
+    """
+    first = max(FEWEST_DOCUMENTS, DOCUMENTS_PER_CANDIDATE * num_candidates), FIRST_QUERIES
+    whole = num_documents, num_queries
+    most = [min(every, max(least, every // SHARE)) for every, least in zip(whole, first, strict=True)]
+    sizes = [(min(first[0], most[0]), min(first[1], most[1]))]
+    while sizes[-1] != (most[0], most[1]):
+        sizes.append((min(GROWTH * sizes[-1][0], most[0]), min(GROWTH * sizes[-1][1], most[1])))
+    if len(sizes) == 1:
+        sizes.insert(0, (max(1, most[0] // GROWTH), max(1, most[1] // GROWTH)))
+    return sizes
+
+
+def parameters(config: Config) -> dict[str, int]:
+    """Parameters of each model that every token is multiplied with: all but its tables of embeddings."""
+    kinds = {"embed": ("SentenceTransformer", config.embed), "rescore": ("CrossEncoder", config.rescore)}
+    found = {}
+    for name, (kind, section) in kinds.items():
+        if section is not None and section.model is not None:
+            import torch
+
+            model = inference.load(kind, section)
+            tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+            looked_up = {id(each.weight) for each in model.modules() if isinstance(each, tables)}
+            found[name] = sum(each.numel() for each in model.parameters() if id(each) not in looked_up)
+    return found
+
+
+def measure(job: Job, say: Callable[[str], None]) -> Measured:
+    """Measures a job in this program.
+
+    Args:
+        job: what is to be measured.
+        say: is told of each sample.
+
+    Raises:
+        UserError: a sample of the round cannot be mined, so the round cannot.
+    """
+    with make_executor(job.executor, job.cluster) as executor:
+        return Measuring(job, executor, say).measure()
+
+
+def main() -> None:
+    """Reads a job, writes what was measured (or the user's mistake) to the second path."""
+    given, made = sys.argv[1:]
+    try:
+        measured = measure(Job(**storage.read_json(given)), lambda line: print(f"calibration: {line}", file=sys.stderr))
+    except UserError as error:
+        storage.write_json(made, {"error": str(error)})
+    else:
+        storage.write_json(made, asdict(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""How large a round is, in the units that drive its steps, and into how many tasks they are cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raymine.config import Config
+from raymine.pipeline.base import Tables
+from raymine.pipeline.sizes import Limits, block_ranges, bm25_limits, exact_limits, ivfpq_limits, parts
+from raymine.storage import Shard
+
+LISTS_PER_ROOT = 4  # of ivfpq: 4 sqrt(n) centroids, and each document is compared with all of them
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a round is.
+
+    Args:
+        documents: of each shard.
+        queries: of each block.
+        candidates: of all queries, united.
+        scored: pairs that the teacher is given.
+        dim: of the vectors; 0: none.
+    """
+
+    documents: Sequence[int]
+    queries: Sequence[int]
+    candidates: float
+    scored: float
+    dim: int = 0
+
+    @property
+    def units(self) -> dict[str, float]:
+        """What drives steps (raymine.planning.fit), but for their tasks."""
+        num_documents, num_queries = float(sum(self.documents)), float(sum(self.queries))
+        return {
+            "documents": num_documents,
+            "queries": num_queries,
+            "pairs": num_documents * num_queries,
+            "candidates": self.candidates,
+            "scored": self.scored,
+            "lists": num_documents * LISTS_PER_ROOT * math.sqrt(num_documents),
+        }
+
+    def tasks(self, name: str, spread: str, config: Config) -> int:
+        """Tasks of a step.
+
+        Args:
+            name: of the step.
+            spread: what a task is (see fit.Rate).
+            config: of the round.
+        """
+        if spread != "parts":
+            return {"shards": len(self.documents), "blocks": len(self.queries), "one": 1}[spread]
+        if name == "search_shards":
+            return len(self.documents)
+        shards, blocks = _shards(self.documents), _shards(self.queries)
+        limits = search_limits(name, config, self.dim)
+        num_parts = len(parts(shards, limits.documents))
+        return num_parts if name in ONE_RANGE else num_parts * len(block_ranges(blocks, shards, limits))
+
+
+ONE_RANGE = ("search_sample", "build_part")  # cut by documents alone
+
+
+def search_limits(name: str, config: Config, dim: int) -> Limits:
+    """What bounds a task of a search step."""
+    memory_gb, dense = config.resources.memory_gb, config.retrieve.dense
+    if name == "search_bm25":
+        return bm25_limits(memory_gb)
+    if name in ("search_part", "build_part"):
+        return ivfpq_limits(memory_gb, dim, config.index.code_dims)
+    assert dense is not None
+    return exact_limits(memory_gb, dim, dense.k)
+
+
+def of_tables(tables: Tables, candidates: float, scored: float, dim: int) -> Size:
+    """The size of a round whose inputs are read."""
+    documents, queries = ([shard.num_rows for shard in table] for table in (tables.corpus, tables.queries))
+    return Size(documents, queries, candidates, scored, dim)
+
+
+def cut(count: int, most: int) -> list[int]:
+    """Rows of each shard, at most so many, of a table of `count` rows."""
+    full, rest = divmod(count, most)
+    return [most] * full + [rest] * bool(rest)
+
+
+def _shards(rows: Sequence[int]) -> list[Shard]:
+    return [Shard("", count, 0, "") for count in rows]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many candidates a query has once its sources are united.
+
+    Sources agree on fewer documents the more there are, by about as many each time the corpus doubles.
+
+    Args:
+        per_query: in the largest sample.
+        per_doubling: more of them for each doubling of the documents.
+        documents: of that sample.
+        scored_share: of the candidates, those that the teacher is given.
+    """
+
+    per_query: float
+    per_doubling: float
+    documents: int
+    scored_share: float
+
+    def candidates(self, num_documents: int, num_queries: int, most: float) -> float:
+        """Candidates of all queries.
+
+        Args:
+            num_documents: of the corpus.
+            num_queries: to mine for.
+            most: candidates of a query, if no two sources found the same, and its positives.
+        """
+        doublings = math.log2(max(num_documents, 1) / max(self.documents, 1))
+        return num_queries * min(most, max(0.0, self.per_query + self.per_doubling * doublings))
+
+
+def overlap(few: Mapping[str, float], more: Mapping[str, float], largest: Mapping[str, float]) -> Overlap:
+    """The overlap seen in three samples: documents, queries, candidates and scored of each.
+
+    Args:
+        few, more: of the same queries, over fewer and more documents.
+        largest: whose candidates per query count.
+    """
+    doublings = math.log2(more["documents"] / few["documents"])
+    growth = (_per_query(more) - _per_query(few)) / doublings if doublings else 0.0
+    share = largest["scored"] / max(largest["candidates"], 1)
+    return Overlap(_per_query(largest), max(0.0, growth), int(largest["documents"]), share)
+
+
+def _per_query(sample: Mapping[str, float]) -> float:
+    return sample["candidates"] / max(sample["queries"], 1)

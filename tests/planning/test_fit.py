@@ -1,0 +1,112 @@
+"""Rates are found again where they were planted, never below zero, and sizes are what the engine cuts."""
+
+import numpy as np
+import pytest
+
+from raymine.config_file import make_config
+from raymine.pipeline.sizes import Limits, block_ranges, parts
+from raymine.planning.fit import DRIVERS, Point, Rate, fit, non_negative, total
+from raymine.planning.measure import sample_sizes
+from raymine.planning.size import Size, cut, overlap, search_limits
+from raymine.storage import Shard
+
+SAMPLES = [(500, 20), (2000, 20), (2000, 80)]
+
+
+def units(documents: int, queries: int, tasks: int = 4) -> dict[str, float]:
+    size = Size([documents], [queries], 50.0 * queries, 40.0 * queries)
+    return {**size.units, "tasks": float(tasks)}
+
+
+@pytest.mark.parametrize("name", ["embed_documents", "embed_queries", "search_bm25", "rescore", "annotate_candidates"])
+def test_planted_costs_are_found(name: str) -> None:
+    """Seconds, tokens and bytes that grow by known rates are foretold exactly at a hundred times the size."""
+    draw = np.random.default_rng(0)
+    largest = units(*SAMPLES[-1])
+    drivers = ("tasks", *DRIVERS.get(name, ("documents", "candidates")))
+    planted = {
+        what: {driver: float(draw.uniform(0.5, 2)) / largest[driver] for driver in drivers}
+        for what in ("seconds", "tokens", "num_bytes", "rows")
+    }
+    scale = {"seconds": 1.0, "tokens": 1e5, "num_bytes": 1e6, "rows": 1e4}
+    points = [
+        Point(at, *(scale[what] * total(rates, at) for what, rates in planted.items()))
+        for at in (units(*size) for size in SAMPLES)
+    ]
+    found = fit(name, points)
+    whole = units(200_000, 8_000, 13)
+    for what, rates in planted.items():
+        assert total(getattr(found, what), whole) == pytest.approx(scale[what] * total(rates, whole), rel=1e-6)
+
+
+def test_a_scatter_of_three_per_cent_stays_one() -> None:
+    """Of a step with one driver, at a hundred times the size."""
+    draw = np.random.default_rng(1)
+    for _ in range(20):
+        points = [
+            Point(at, (0.05 + 1e-3 * at["documents"]) * draw.normal(1, 0.03))
+            for at in (units(*size) for size in SAMPLES)
+        ]
+        whole = units(200_000, 8_000)
+        assert total(fit("embed_documents", points).seconds, whole) == pytest.approx(200.05, rel=0.12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weights_are_those_of_non_negative_least_squares(seed: int) -> None:
+    """Against scipy's, on rows weighted alike; some of the true weights are zero, some of the free ones negative."""
+    nnls = pytest.importorskip("scipy.optimize").nnls
+    draw = np.random.default_rng(seed)
+    matrix, values = draw.uniform(0, 1, (6, 3)), draw.uniform(0, 1, 6)
+    weight = 1 / (0.1 + values)
+    expected, _ = nnls(matrix * weight[:, None], values * weight)
+    assert non_negative(matrix, values, 0.1) == pytest.approx(expected, abs=1e-9)
+
+
+def test_nothing_explains_nothing() -> None:
+    """A step that took no time has no rate, and one point is met by one driver."""
+    assert fit("select", [Point(units(500, 20), 0.0)]).seconds == {"tasks": 0.0, "documents": 0.0, "candidates": 0.0}
+    assert total(fit("rescore", [Point(units(500, 20), 3.0)]).seconds, units(500, 20)) == pytest.approx(3.0)
+
+
+def test_samples_grow_to_a_tenth() -> None:
+    """By four, from more documents than a query has candidates; a tiny round is its own sample."""
+    assert sample_sizes(100_000, 50_000, 55) == [
+        (256, 16),
+        (1024, 64),
+        (4096, 256),
+        (10_000, 1024),
+        (10_000, 4096),
+        (10_000, 5000),
+    ]
+    assert sample_sizes(140, 27, 54) == [(35, 4), (140, 16)]
+    assert sample_sizes(1_000_000, 20, 310)[0] == (620, 16)  # fmt: skip
+
+
+def test_candidates_grow_with_the_logarithm_of_the_corpus_up_to_what_sources_find() -> None:
+    """One more per doubling in the samples, so one more per doubling beyond; 55 at most."""
+    seen = [
+        {"documents": 256.0, "queries": 10.0, "candidates": 400.0, "scored": 100.0},
+        {"documents": 1024.0, "queries": 10.0, "candidates": 420.0, "scored": 100.0},
+        {"documents": 1024.0, "queries": 40.0, "candidates": 1680.0, "scored": 840.0},
+    ]
+    found = overlap(*seen)
+    assert found.scored_share == 0.5
+    assert found.candidates(1024, 100, 55) == pytest.approx(4200)
+    assert found.candidates(8192, 100, 55) == pytest.approx(4500)
+    assert found.candidates(10**9, 100, 55) == pytest.approx(5500)
+
+
+def test_tasks_of_a_search_are_those_that_the_round_is_cut_into() -> None:
+    """As many as parts of documents times ranges of query blocks."""
+    config = make_config({
+        "corpus": {"path": "c"}, "queries": {"path": "q"}, "positives": {"path": "p"},
+        "retrieve": {"bm25": {"k": 5}}, "resources": {"memory_gb": 0.05},
+    })  # fmt: skip
+    size = Size(cut(1_000_000, 16384), cut(50_000, 8192), 0, 0)
+    assert sum(size.documents) == 1_000_000 and sum(size.queries) == 50_000
+    limits: Limits = search_limits("search_bm25", config, 0)
+    shards, blocks = ([Shard("", rows, 0, "") for rows in table] for table in (size.documents, size.queries))
+    expected = len(parts(shards, limits.documents)) * len(block_ranges(blocks, shards, limits))
+    assert size.tasks("search_bm25", "parts", config) == expected > 10
+    assert size.tasks("select", "blocks", config) == 7 and size.tasks("rescore", "shards", config) == 62
+    assert Rate({}, {}, {}, {}).spread == "one" and size.tasks("query_terms", "one", config) == 1
