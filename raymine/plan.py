@@ -341,8 +341,7 @@ def _assumptions(made: Plan, context: Context, measured: Measured, asked: Variat
     if context.previous is not None:
         lines.append("what carries negatives over from the last round is not in the plan")
     if asked.rounds > 1:
-        lines.append(
-            "later rounds: another checkpoint each; inputs and BM25 are found made, and the teacher's scores of the "
-            f"{_share_of_any_checkpoint(context.config):.0%} of the candidates that no checkpoint chooses"
-        )
+        share = _share_of_any_checkpoint(context.config)
+        scores = f", and the teacher's scores of {share:.0%} of the pairs" if context.config.rescore else ""
+        lines.append(f"later rounds: another checkpoint each, which finds the inputs and BM25 made{scores}")
     return lines

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -46,24 +45,36 @@ def test_mine_ends_with_what_it_made_and_what_it_cost(job: Path) -> None:
 
 
 def test_plan_says_what_a_round_will_take(job: Path, tmp_path: Path) -> None:
-    """Counts and the index with its reason; the round then finds the inputs read, and costs what planning read."""
+    """A line per step, measured in a program of its own; the round finds the inputs read, and `status` shows both."""
+    values = {**yaml.safe_load((job / "mine.yaml").read_text()), "retrieve": {"bm25": {"k": 20}, "random": {"k": 4}}}
+    values |= {"select": {"sample": {"n": 4}}, "write": {"formats": ["triplet"]}}
+    del values["embed"], values["rescore"]
+    mining.write_config(job / "terms.yaml", values)
     workspace = ["--workspace", str(tmp_path / "ws")]
-    planned = raymine("plan", "mine.yaml", *workspace, folder=job)
+    planned = raymine("plan", "terms.yaml", *workspace, "--rounds", "3", folder=job)
     assert planned.returncode == 0, planned.stderr
     shown = planned.stdout.splitlines()
-    facts = json.loads((job / "workspace" / "rounds" / "0001" / "round.json").read_text())
-    assert shown[0] == "Round 1: to be mined"
-    size = f"{facts['num_documents']} documents, {facts['num_queries']} queries"
-    assert shown[1] == f"{size}, vectors of {facts['dim']} dimensions"
-    assert shown[2].startswith("54 candidates per query at most, ")
-    assert re.fullmatch(r"index: exact \(exact about [\d,]+ s of one core, ivfpq about [\d,]+ s\)", shown[3])
-    mined = json.loads(raymine("mine", "mine.yaml", *workspace, "--json", folder=job).stdout)
+    assert shown[:2] == ["Round 1: to be mined", "140 documents, 27 queries"]
+    assert shown[2].startswith("24 candidates per query at most, about ")
+    assert shown[4].split() == ["step", "shards", "gives", "tokens", "time", "CPU", "writes", "USD"]
+    steps = [line.split()[0] for line in shown[5 : shown.index("", 5)]]
+    assert steps[0] == "read_queries" and steps[-1] == "total" and {"search_bm25", "select"} <= set(steps)
+    text = " ".join(planned.stdout.split())
+    assert "3 rounds: " in text and "calibrated (local) on 140 documents and 16 queries" in text
+    assert (
+        "WARNING memory: a worker takes about" in text and "calibration: 140 documents, 16 queries: " in planned.stderr
+    )
+    mined = json.loads(raymine("mine", "terms.yaml", *workspace, "--json", folder=job).stdout)
     (read,) = [row for row in mined["cost"] if row["step"] == "read_documents"]
-    assert mined["round"] == 1 and read["rows_out"] == facts["num_documents"] and read["wall_s"] > 0
+    assert mined["round"] == 1 and read["rows_out"] == 140 and read["wall_s"] > 0
+    (found,) = json.loads(raymine("status", str(tmp_path / "ws"), "--json", folder=job).stdout)
+    assert found["planned_s"] > 0 and all(step["planned_s"] >= 0 for step in found["steps"])
+
+
+def test_plan_of_a_round_that_is_done(job: Path) -> None:
+    """Says so, and measures nothing."""
     again = json.loads(raymine("plan", "mine.yaml", "--json", folder=job).stdout)
-    assert again["is_done"] and again["round"] == 1
-    other = json.loads(raymine("plan", "mine.yaml", "--set", "index.kind=ivfpq", "--json", folder=job).stdout)
-    assert not other["is_done"] and other["round"] == 2 and other["index_chosen"] == "asked for by index.kind"
+    assert again["is_done"] and again["round"] == 1 and not (job / "workspace" / "calibration").exists()
 
 
 def test_plan_finds_faults_in_the_input(job: Path, tmp_path: Path) -> None:
@@ -131,6 +142,7 @@ def test_inspect_tells_one_querys_story(job: Path) -> None:
         (["status", "nowhere"], "nowhere: no rounds there"),
         (["inspect", "workspace", "--query", "qx"], "no query 'qx'"),
         (["inspect", "workspace", "--query", "q0", "--round", "7"], "no such round"),
+        (["plan", "mine.yaml", "--gpus", "8"], "--gpus 8 --gpu NAME"),
         (["init", "nowhere"], "nowhere: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
