@@ -24,7 +24,7 @@ import models
 import rounds
 import yaml
 
-QUERIES = {"squad": 5000, "arxiv": 30000}
+QUERIES = {"squad": 1500, "arxiv": 30000}
 TEACHER = {"layers": 2, "width": 64, "max_length": 64}
 WITH_TEACHER = ("squad",)
 SHOWN_S, GOAL = 1.0, 0.20
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=models.DEFAULT_DATA)
     parser.add_argument("--sets", nargs="+", default=list(QUERIES), choices=list(QUERIES))
-    parser.add_argument("--queries", type=int, help="of each set; default: squad 5000, arxiv 30000")
+    parser.add_argument("--queries", type=int, help="of each set; default: squad 1500, arxiv 30000")
     parser.add_argument("--model", type=Path, help="folder of an embedder; default: one is trained on squad")
     arguments = parser.parse_args()
     kept = Path(tempfile.gettempdir()) / "raymine-benchmarks"

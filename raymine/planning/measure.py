@@ -28,6 +28,7 @@ from raymine.config import Config
 from raymine.embed.sentence_transformer import Description
 from raymine.errors import UserError
 from raymine.executor import make_executor
+from raymine.index.plain_race import PAIRS as SMALL_PAIRS
 from raymine.pipeline import dense, retrieval
 from raymine.pipeline.base import Context, Tables, placed
 from raymine.pipeline.run import run_steps
@@ -42,8 +43,6 @@ SAMPLE_S = 5.0  # a sample that takes as long is large enough
 FIRST_QUERIES, DOCUMENTS_PER_CANDIDATE, FEWEST_DOCUMENTS = 16, 2, 256
 GROWTH = 4
 SHARE = 10  # a sample is at most a tenth of the round, so planning never takes as long as mining
-# A search is measured apart above this number of pairs; below, all of it takes less than a second.
-SEARCH_PAIRS = 2e8
 SEARCHED_QUERIES, SEARCHED_SHARD = 8192, 16384
 BM25_DOCUMENTS, BM25_QUERIES = 8192, 4096
 SEARCHED_OPERATIONS = 2e12  # multiplications and additions of the largest measured exact search: some 3 s of two cores
@@ -230,7 +229,8 @@ class Measuring:
 
     @property
     def _is_large(self) -> bool:
-        return self.tables.num_documents * self.tables.num_queries >= SEARCH_PAIRS
+        """Whether the round's searches are so large that they are compiled; smaller ones take no time to speak of."""
+        return self.tables.num_documents * self.tables.num_queries > SMALL_PAIRS
 
     def _grow(self) -> tuple[Sample, Sample]:
         """The last two of samples that grow until one is large enough. The first of all tells of starts only."""
@@ -289,12 +289,15 @@ class Measuring:
     def _apart(self, searches: Sequence[Tables], search: Callable[[Context], Any], is_whole: bool) -> None:
         """Runs a stretch of the round, over the first tables twice: once to load what is compiled.
 
+        Small searches, which go by other rates, are left out.
+
         Args:
             searches: tables of unlike size.
             search: the stretch.
             is_whole: all of its steps are seen, not only the searches among them.
         """
-        for number, tables in enumerate([searches[0], *searches]):
+        compiled = [each for each in searches if each.num_documents * each.num_queries > SMALL_PAIRS] or searches[-1:]
+        for number, tables in enumerate([compiled[0], *compiled]):
             context = self._context(self._folder(), tables)
             search(context)
             size = of_tables(tables, 0, 0, context.facts.get("dim") or 0)
@@ -434,15 +437,21 @@ def measure(job: Job, say: Callable[[str], None]) -> Measured:
         return Measuring(job, executor, say).measure()
 
 
+def has_compiled() -> bool:
+    """Whether this program had to compile a loop of a search: the first one on a machine does, no round after it."""
+    compiling = sys.modules.get("raymine.compiled")
+    return compiling is not None and compiling.num_compiled() > 0
+
+
 def main() -> None:
-    """Reads a job, writes what was measured (or the user's mistake) to the second path."""
+    """Reads a job from the first path; writes what was measured, or the user's mistake, to the second."""
     given, made = sys.argv[1:]
     try:
         measured = measure(Job(**storage.read_json(given)), lambda line: print(f"calibration: {line}", file=sys.stderr))
     except UserError as error:
         storage.write_json(made, {"error": str(error)})
     else:
-        storage.write_json(made, asdict(measured))
+        storage.write_json(made, {"measured": asdict(measured), "has_compiled": has_compiled()})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 from raymine import storage
 from raymine.artifacts import Artifacts, Step, StepResult
+from raymine.config import RoundsConfig
 from raymine.embed.sentence_transformer import Description
 from raymine.pipeline import embedding, retrieval
 from raymine.pipeline.base import Context
@@ -63,10 +64,18 @@ def steps_done(context: Context, embedder: Description | None) -> dict[str, Foun
         walks.append(lambda copied: embedding.embed_documents(copied, embedder))
     if context.config.retrieve.bm25:
         walks.append(retrieval.search_bm25)
+    # What carries negatives over is always to be done, and unless they are owed something, the rest goes without it.
+    is_plain = context.config.rounds == RoundsConfig()
+    previous = None if is_plain else context.previous
     for walk in walks:
         artifacts = _Lookup(context.artifacts, found)
         copied = replace(
-            context, artifacts=artifacts, tables=copy(context.tables), facts=dict(context.facts), results=[]
+            context,
+            artifacts=artifacts,
+            tables=copy(context.tables),
+            facts=dict(context.facts),
+            results=[],
+            previous=previous,
         )
         try:
             walk(copied)
