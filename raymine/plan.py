@@ -12,7 +12,7 @@ A plan of the round itself is kept in `plans/<identity of the round>.json`; the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from raymine import rounds, storage
@@ -68,16 +68,16 @@ class Plan:
         num_queries: to mine for.
         dim: of the vectors; None where the round needs none.
         candidates_per_query: that the sources find at most, before their union.
-        num_candidates: of all queries, as predicted.
-        num_scored: pairs for the teacher, as predicted.
         index: exact or ivfpq; None where nothing is searched by vectors.
         index_chosen: why that one.
+        memory_budget_bytes: what the config gives a worker.
+        rounds: so many, with a checkpoint each.
+        num_candidates: of all queries, as predicted.
+        num_scored: pairs for the teacher, as predicted.
         steps: a line each, in the order of the round.
         worker_s, wall_s, cpu_hours, gpu_hours, num_bytes, usd: sums of the steps' (usd None: something is not priced).
-        rounds: so many, with a checkpoint each.
-        rounds_wall_s, rounds_usd: of all of them.
+        rounds_wall_s, rounds_usd: of all rounds.
         memory_bytes: of the largest worker, as predicted.
-        memory_budget_bytes: what the config gives it.
         calibration: documents and queries of the largest sample, seconds that it took, whether it was done just now.
         reused: what is found made, a line each.
         assumptions: what the numbers go by, a line each.
@@ -91,26 +91,26 @@ class Plan:
     num_queries: int
     dim: int | None
     candidates_per_query: int
-    num_candidates: int
-    num_scored: int
     index: str | None
     index_chosen: str | None
-    steps: list[StepPlan]
-    worker_s: float
-    wall_s: float
-    cpu_hours: float
-    gpu_hours: float
-    num_bytes: float
-    usd: float | None
-    rounds: int
-    rounds_wall_s: float
-    rounds_usd: float | None
-    memory_bytes: float
     memory_budget_bytes: float
-    calibration: dict[str, Any]
-    reused: list[str]
-    assumptions: list[str]
-    warnings: list[str]
+    rounds: int = 1
+    num_candidates: int = 0
+    num_scored: int = 0
+    steps: list[StepPlan] = field(default_factory=list)
+    worker_s: float = 0.0
+    wall_s: float = 0.0
+    cpu_hours: float = 0.0
+    gpu_hours: float = 0.0
+    num_bytes: float = 0.0
+    usd: float | None = None
+    rounds_wall_s: float = 0.0
+    rounds_usd: float | None = None
+    memory_bytes: float = 0.0
+    calibration: dict[str, Any] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -168,26 +168,10 @@ def _plan(context: Context, embedder: Description | None, asked: Variation, is_d
         num_queries=num_queries,
         dim=context.facts.get("dim"),
         candidates_per_query=candidates_per_query(config),
-        num_candidates=0,
-        num_scored=0,
         index=index,
         index_chosen=why,
-        steps=[],
-        worker_s=0.0,
-        wall_s=0.0,
-        cpu_hours=0.0,
-        gpu_hours=0.0,
-        num_bytes=0.0,
-        usd=0.0,
-        rounds=asked.rounds,
-        rounds_wall_s=0.0,
-        rounds_usd=0.0,
-        memory_bytes=0.0,
         memory_budget_bytes=config.resources.memory_gb * 1e9,
-        calibration={},
-        reused=[],
-        assumptions=[],
-        warnings=[],
+        rounds=asked.rounds,
     )
     if is_done:
         return done
@@ -196,12 +180,13 @@ def _plan(context: Context, embedder: Description | None, asked: Variation, is_d
     if is_fused and asked.cluster is not None:
         measured = replace(measured, rates=predict.on_gpus(measured.rates))
     size = _size(context, measured, asked, num_documents, num_queries)
-    given = Conditions(config, size, context.artifacts.executor.num_workers, asked.cluster)
+    num_workers = context.artifacts.executor.num_workers
+    given = Conditions(config, size, num_workers, asked.cluster, measured.parameters)
     found = reuse.steps_done(context, embedder) if asked.is_the_round else {}
     scores = _known_scores(context, found, size) if config.rescore and asked.is_the_round else 0.0
     growth = {"documents": num_documents / tables.num_documents, "queries": num_queries / max(1, tables.num_queries)}
     read = predict.read_lines(context.results, context.number, growth, given)
-    steps = [*read, *predict.predict(measured, found, scores, given)]
+    steps = [*read, *predict.predict(measured.rates, found, scores, given)]
     return _summed(
         replace(
             done,

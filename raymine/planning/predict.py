@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raymine.artifacts import Resources, StepResult
 from raymine.config import Config
 from raymine.ledger import SECONDS_PER_HOUR, Prices
 from raymine.planning.fit import TASKS, Rate, total
-from raymine.planning.measure import Measured
 from raymine.planning.published import OPERATIONS_PER_PARAMETER, Cluster
 from raymine.planning.reuse import Found
 from raymine.planning.size import Size
@@ -65,29 +64,33 @@ class Conditions:
         size: of the round.
         num_workers: of steps with some resources, here.
         cluster: that is not at hand; None: here.
+        parameters: of the models, for a cluster's GPUs.
     """
 
     config: Config
     size: Size
     num_workers: Callable[[Resources], int]
     cluster: Cluster | None = None
+    parameters: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def prices(self) -> Prices:
         return Prices(self.config.cost.gpu_hour_usd, self.config.cost.cpu_hour_usd)
 
 
-def predict(measured: Measured, found: Mapping[str, Found], known_scores: float, given: Conditions) -> list[StepPlan]:
+def predict(
+    rates: Mapping[str, Rate], found: Mapping[str, Found], known_scores: float, given: Conditions
+) -> list[StepPlan]:
     """The lines of all steps after the reading.
 
     Args:
-        measured: rates by step.
+        rates: by step, in the order of the round.
         found: what is made already.
         known_scores: pairs that the teacher need not score.
-        given: what they have in common.
+        given: what the lines have in common.
     """
     lines, waiting_s = [], 0.0
-    for name, rate in measured.rates.items():
+    for name, rate in rates.items():
         num_tasks = given.size.tasks(name, rate.spread, given.config)
         done = found.get(name, Found(num_tasks, 0, 0.0))
         share = 1 - done.num_done / max(done.num_tasks, 1)
@@ -98,19 +101,11 @@ def predict(measured: Measured, found: Mapping[str, Found], known_scores: float,
         rate = replace(rate, start_s=rate.start_s + (waiting_s if name in MODELS else 0.0))
         if name in MODELS:
             waiting_s = 0.0 if share else rate.start_s
-        lines.append(_line(name, rate, units, share, done, measured, given))
+        lines.append(_line(name, rate, units, share, given))
     return lines
 
 
-def _line(
-    name: str,
-    rate: Rate,
-    units: Mapping[str, float],
-    share: float,
-    done: Found,
-    measured: Measured,
-    given: Conditions,
-) -> StepPlan:
+def _line(name: str, rate: Rate, units: Mapping[str, float], share: float, given: Conditions) -> StepPlan:
     tokens = share * total(rate.tokens, units)
     seconds = share * total(rate.seconds, units)
     num_tasks = round(units[TASKS])
@@ -132,7 +127,7 @@ def _line(
     )
     if not share:
         return line
-    operations = _operations(name, tokens, units, measured, given)
+    operations = _operations(name, tokens, units, given)
     if operations is not None:
         assert given.cluster is not None and given.cluster.model is not None
         worker_s = operations / given.cluster.model.reached(_dtype(name, given.config))
@@ -146,15 +141,13 @@ def _line(
     return _priced(line, worker_s, worker_s / workers, rate.cpus, rate.gpus, given.prices)
 
 
-def _operations(
-    name: str, tokens: float, units: Mapping[str, float], measured: Measured, given: Conditions
-) -> float | None:
+def _operations(name: str, tokens: float, units: Mapping[str, float], given: Conditions) -> float | None:
     """Operations of a step that a cluster's GPUs would do; None: it is none of those."""
     if given.cluster is None or given.cluster.model is None:
         return None
     if name == "search_shards":
         return 2.0 * units["pairs"] * given.size.dim
-    parameters = measured.parameters.get(MODELS.get(name, ""), 0)
+    parameters = given.parameters.get(MODELS.get(name, ""), 0)
     return OPERATIONS_PER_PARAMETER * parameters * tokens if parameters else None
 
 

@@ -53,7 +53,8 @@ def config(**sections: Any) -> Config:
 
 def lines(found: dict[str, Found] | None = None, scores: float = 0.0, **conditions: Any) -> dict[str, StepPlan]:
     given = {"config": config(), "size": SIZE, "num_workers": lambda resources: 1, **conditions}
-    return {line.step: line for line in predict.predict(MEASURED, found or {}, scores, Conditions(**given))}
+    given["parameters"] = MEASURED.parameters
+    return {line.step: line for line in predict.predict(MEASURED.rates, found or {}, scores, Conditions(**given))}
 
 
 def test_seconds_hours_bytes_and_money() -> None:
@@ -98,9 +99,9 @@ def test_a_clusters_gpus_go_by_published_rates() -> None:
     pairs = 2 * 10e6 * 100 * 8000 * 0.005 / (REACHED_SHARE * GPUS["H100"].half)
     assert planned["rescore"].worker_s == pytest.approx(pairs)
     assert planned["select"].rate == "measured" and planned["select"].wall_s == pytest.approx(10 / 2)
-    fused = replace(MEASURED, rates=predict.on_gpus(MEASURED.rates))
     given = Conditions(config(), SIZE, lambda resources: 1, cluster)
-    search = {line.step: line for line in predict.predict(fused, {}, 0, given)}["search_shards"]
+    fused = predict.predict(predict.on_gpus(MEASURED.rates), {}, 0, given)
+    search = next(line for line in fused if line.step == "search_shards")
     assert search.worker_s == pytest.approx(2 * 2500 * 200 * 64 / (REACHED_SHARE * GPUS["H100"].half))
 
 
