@@ -27,10 +27,10 @@ from raymine.pipeline.run import read_inputs
 from raymine.pipeline.sizes import DEVICE_BYTES, device_query_bytes
 from raymine.planning import predict, published, reuse, warn
 from raymine.planning.calibration import Measure, calibrate, in_a_program_of_its_own
-from raymine.planning.measure import Measured, candidates_per_query
+from raymine.planning.measure import Measured
 from raymine.planning.predict import Conditions, StepPlan
 from raymine.planning.published import Cluster
-from raymine.planning.size import Size, cut, of_tables
+from raymine.planning.size import Size, candidates_per_query, cut, of_tables
 from raymine.storage import HashCache
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from raymine import inference, schemas, storage
-from raymine.artifacts import Artifacts, Executor, Record, Resources, Step, StepResult, Task
+from raymine.artifacts import Artifacts, Executor, Record, Resources, Step, Task
 from raymine.config import Config
 from raymine.embed.sentence_transformer import Description
 from raymine.errors import UserError
@@ -34,20 +34,17 @@ from raymine.pipeline.base import Context, Tables, placed
 from raymine.pipeline.run import run_steps
 from raymine.pipeline.sizes import CHUNK_DOCUMENTS
 from raymine.planning import sample
-from raymine.planning.fit import TASKS, Point, Rate, fit, total
-from raymine.planning.size import Overlap, cut, of_tables, overlap
+from raymine.planning.fit import Rate
+from raymine.planning.seen import SEARCHES, Seen
+from raymine.planning.size import GROWTH, Overlap, candidates_per_query, cut, of_tables, overlap, sample_sizes
 from raymine.storage import HashCache, Shard
 from raymine.vectors import read_vectors
 
 SAMPLE_S = 5.0  # a sample that takes as long is large enough
-FIRST_QUERIES, DOCUMENTS_PER_CANDIDATE, FEWEST_DOCUMENTS = 16, 2, 256
-GROWTH = 4
-SHARE = 10  # a sample is at most a tenth of the round, so planning never takes as long as mining
 SEARCHED_QUERIES, SEARCHED_SHARD = 8192, 16384
 BM25_DOCUMENTS, BM25_QUERIES = 8192, 4096
 SEARCHED_OPERATIONS = 2e12  # multiplications and additions of the largest measured exact search: some 3 s of two cores
 NOISE = 0.5  # of the drawn vectors, in standard deviations of the sample's
-SEARCHES = ("search_exact", "search_part", "search_bm25", "search_shards", "search_sample", "build_part")
 
 
 @dataclass(frozen=True)
@@ -107,65 +104,6 @@ class Measured:
     def from_json(values: Mapping[str, Any]) -> Measured:
         rates = {name: Rate(**rate) for name, rate in values["rates"].items()}
         return Measured(**{**values, "rates": rates, "overlap": Overlap(**values["overlap"])})
-
-
-class Seen:
-    """What each step did, wherever it was seen, in the order of the round.
-
-    Args:
-        num_workers: that the executor has of some resources.
-    """
-
-    def __init__(self, num_workers: Callable[[Resources], int]) -> None:
-        self.num_workers = num_workers
-        self.points: dict[str, list[Point]] = {}
-        self.first: dict[str, Point] = {}
-        self.how: dict[str, dict[str, Any]] = {}
-
-    def add(self, result: StepResult, units: Mapping[str, float], tables: Tables, is_first: bool = False) -> None:
-        """Takes in what a step did.
-
-        Args:
-            result: of the step.
-            units: of the sample.
-            tables: of the sample.
-            is_first: its programs had just begun: only its start is told by it.
-        """
-        name, rows = result.step.name, [done.ledger for done in result.done]
-        sums = {name: float(sum(row[name] for row in rows)) for name in ("wall_s", "tokens", "bytes_out", "rows_out")}
-        found = Point({**units, TASKS: float(len(rows))}, *sums.values())
-        self.points.setdefault(name, [])
-        if is_first:
-            self.first[name] = found
-        else:
-            self.points[name].append(found)
-        devices = [row["device"] for row in rows if row["device"] != "cpu"]
-        self.how[name] = {
-            "spread": _spread(name, len(rows), tables),
-            "cpus": float(rows[0]["cpus"]),
-            "gpus": float(rows[0]["gpus"]),
-            "device": devices[0] if devices else "cpu",
-            "unit": result.step.unit,
-        }
-
-    def rates(self) -> dict[str, Rate]:
-        """The fitted rates of every step."""
-        made = {name: replace(fit(name, points), **self.how[name]) for name, points in self.points.items() if points}
-        return {name: replace(rate, start_s=self._start_s(name, rate)) for name, rate in made.items()}
-
-    def _start_s(self, name: str, rate: Rate) -> float:
-        first = self.first.get(name)
-        if first is None:
-            return 0.0
-        workers = min(self.num_workers(Resources(int(rate.cpus), rate.gpus)), first.units[TASKS])
-        return max(0.0, first.seconds - total(rate.seconds, first.units)) / workers
-
-
-def _spread(name: str, num_tasks: int, tables: Tables) -> str:
-    """What a task of a step is, told by their number: a sample has 4 document shards and 2 query blocks."""
-    if name in SEARCHES:
-        return "parts"
-    return {len(tables.queries): "blocks", len(tables.corpus): "shards", 1: "one"}[num_tasks]
 
 
 @dataclass(frozen=True)
@@ -382,30 +320,6 @@ class PeakMemory:
     def __call__(self, task: Task) -> Record:
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Record(info={"peak_bytes": kilobytes * (1 if sys.platform == "darwin" else 1024)})
-
-
-def candidates_per_query(config: Config) -> int:
-    """What the sources find at most, before their union."""
-    retrieve = config.retrieve
-    return sum(source.k for source in (retrieve.dense, retrieve.bm25, retrieve.random, retrieve.run) if source)
-
-
-def sample_sizes(num_documents: int, num_queries: int, num_candidates: int) -> list[tuple[int, int]]:
-    """Documents and queries of samples that grow up to a share of the round, two at least.
-
-    Args:
-        num_documents, num_queries: of the round.
-        num_candidates: of each query: a sample has more documents than that, or all sources would find the same.
-    """
-    first = max(FEWEST_DOCUMENTS, DOCUMENTS_PER_CANDIDATE * num_candidates), FIRST_QUERIES
-    whole = num_documents, num_queries
-    most = [min(every, max(least, every // SHARE)) for every, least in zip(whole, first, strict=True)]
-    sizes = [(min(first[0], most[0]), min(first[1], most[1]))]
-    while sizes[-1] != (most[0], most[1]):
-        sizes.append((min(GROWTH * sizes[-1][0], most[0]), min(GROWTH * sizes[-1][1], most[1])))
-    if len(sizes) == 1:
-        sizes.insert(0, (max(1, most[0] // GROWTH), max(1, most[1] // GROWTH)))
-    return sizes
 
 
 def parameters(config: Config) -> dict[str, int]:

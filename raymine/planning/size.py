@@ -11,6 +11,9 @@ from raymine.pipeline.base import Tables
 from raymine.pipeline.sizes import Limits, block_ranges, bm25_limits, exact_limits, ivfpq_limits, parts
 from raymine.storage import Shard
 
+FIRST_QUERIES, DOCUMENTS_PER_CANDIDATE, FEWEST_DOCUMENTS = 16, 2, 256
+GROWTH = 4
+SHARE = 10  # a sample is at most a tenth of the round, so planning never takes as long as mining
 LISTS_PER_ROOT = 4  # of ivfpq: 4 sqrt(n) centroids, and each document is compared with all of them
 
 
@@ -138,3 +141,27 @@ def overlap(few: Mapping[str, float], more: Mapping[str, float], largest: Mappin
 
 def _per_query(sample: Mapping[str, float]) -> float:
     return sample["candidates"] / max(sample["queries"], 1)
+
+
+def candidates_per_query(config: Config) -> int:
+    """What the sources find at most, before their union."""
+    retrieve = config.retrieve
+    return sum(source.k for source in (retrieve.dense, retrieve.bm25, retrieve.random, retrieve.run) if source)
+
+
+def sample_sizes(num_documents: int, num_queries: int, num_candidates: int) -> list[tuple[int, int]]:
+    """Documents and queries of samples that grow up to a share of the round, two at least.
+
+    Args:
+        num_documents, num_queries: of the round.
+        num_candidates: of each query: a sample has more documents than that, or all sources would find the same.
+    """
+    first = max(FEWEST_DOCUMENTS, DOCUMENTS_PER_CANDIDATE * num_candidates), FIRST_QUERIES
+    whole = num_documents, num_queries
+    most = [min(every, max(least, every // SHARE)) for every, least in zip(whole, first, strict=True)]
+    sizes = [(min(first[0], most[0]), min(first[1], most[1]))]
+    while sizes[-1] != (most[0], most[1]):
+        sizes.append((min(GROWTH * sizes[-1][0], most[0]), min(GROWTH * sizes[-1][1], most[1])))
+    if len(sizes) == 1:
+        sizes.insert(0, (max(1, most[0] // GROWTH), max(1, most[1] // GROWTH)))
+    return sizes

@@ -6,8 +6,7 @@ import pytest
 from raymine.config_file import make_config
 from raymine.pipeline.sizes import Limits, block_ranges, parts
 from raymine.planning.fit import DRIVERS, Point, Rate, fit, non_negative, total
-from raymine.planning.measure import sample_sizes
-from raymine.planning.size import Size, cut, overlap, search_limits
+from raymine.planning.size import Size, cut, overlap, sample_sizes, search_limits
 from raymine.storage import Shard
 
 SAMPLES = [(500, 20), (2000, 20), (2000, 80)]
