@@ -79,7 +79,7 @@ class Plan:
         rounds_wall_s, rounds_usd: of all rounds.
         memory_bytes: of the largest worker, as predicted.
         calibration: documents and queries of the largest sample, seconds that it took, whether it was done just now.
-        reused: what is found made, a line each.
+        reused: what is found made: steps as a whole, in part, and scores.
         assumptions: what the numbers go by, a line each.
         warnings: what will not do, a line each.
     """
@@ -258,12 +258,12 @@ def _share_of_any_checkpoint(config: Config) -> float:
 
 
 def _reused(steps: Sequence[StepPlan], found: dict[str, reuse.Found], scores: float) -> list[str]:
-    lines = []
+    whole = [step.step for step in steps if step.state == "reused"]
+    seconds = sum(found[name].seconds for name in whole if name in found)
+    lines = [f"{', '.join(whole)}: made already, {seconds:,.1f} s of work"] if whole else []
     for step in steps:
-        if step.num_reused:
-            seconds = found[step.step].seconds if step.step in found else 0.0
-            saved = f", {seconds:,.1f} s of work" if seconds else ""
-            lines.append(f"{step.step}: {step.num_reused:,} of {step.tasks:,} made already{saved}")
+        if step.num_reused and step.state != "reused":
+            lines.append(f"{step.step}: {step.num_reused:,} of {step.tasks:,} made already")
     if scores:
         lines.append(f"rescore: {scores:,.0f} pairs have their score already")
     return lines

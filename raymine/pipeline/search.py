@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raymine.artifacts import Resources, Step, Task, task_key
+from raymine.config import Config
 from raymine.pipeline.base import Context, contents, paths
 from raymine.pipeline.sizes import Limits, block_ranges
 from raymine.retrieve.base import HitFiles
@@ -65,6 +66,11 @@ def search_parts(context: Context, step: Step, parts: Sequence[Task], limits: Li
 
 
 def search_workers(context: Context) -> Resources:
+    """The workers of searches, as the round's config has them."""
+    return search_resources(context.config)
+
+
+def search_resources(config: Config) -> Resources:
     """Searches take a GPU only where the config gives them one: they are made for the cores."""
-    config = context.config.resources.index
-    return Resources(config.cpus or 1, config.gpus or 0, config.actors)
+    section = config.resources.index
+    return Resources(section.cpus or 1, section.gpus or 0, section.actors)

@@ -193,7 +193,7 @@ def read_lines(
 
 def _read_line(result: StepResult, number: int, growth: Mapping[str, float], given: Conditions) -> StepPlan:
     rows = [done.ledger for done in result.done]
-    is_scaled = any(factor != 1 for factor in growth.values())
+    is_scaled = given.cluster is not None or any(factor != 1 for factor in growth.values())
     own = rows if is_scaled else [row for row in rows if row["round"] == number]
     by = "queries" if result.step.unit == "queries" or "judgements" in result.step.name else "documents"
     factor = growth[by] if result.step.name != "describe_embedder" else 1.0

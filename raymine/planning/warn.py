@@ -10,6 +10,7 @@ from raymine.artifacts import Executor, Resources
 from raymine.config import Config
 from raymine.errors import ResourceError
 from raymine.pipeline.base import workers
+from raymine.pipeline.search import search_resources
 from raymine.pipeline.sizes import SHARE
 from raymine.planning.published import Cluster
 from raymine.planning.size import Size
@@ -17,7 +18,6 @@ from raymine.planning.size import Size
 # Columns of a block's candidates and their copies while filters run, and of a shard's pairs for the teacher.
 BYTES_PER_CANDIDATE = 200
 TOKEN_BYTES = 8  # ids and mask of the shard in hand and of the one that is tokenised beside it
-POOLS = ("embed", "index", "rescore")
 
 
 def worker_bytes(size: Size, config: Config, base_bytes: int, tokens_per_document: float) -> float:
@@ -91,17 +91,20 @@ def _memory(config: Config, executor: Executor, cluster: Cluster | None, memory_
 
 def _pools(config: Config, executor: Executor, cluster: Cluster | None) -> list[str]:
     """Workers that do not fit: Ray would wait for them for ever."""
+    asked_for = {"index": search_resources(config)}
+    if config.embed is not None and config.embed.model is not None:
+        asked_for["embed"] = workers(config.resources.embed)
+    if config.rescore is not None:
+        asked_for["rescore"] = workers(config.resources.rescore)
     found = []
-    for name in POOLS:
-        section = getattr(config.resources, name)
-        asked = workers(section) if name != "index" else Resources(section.cpus or 1, section.gpus or 0, section.actors)
+    for name, asked in asked_for.items():
         try:
             if cluster is None:
                 executor.check(name, asked)
             else:
                 from raymine.executor.ray import check_fit
 
-                gpus = asked.gpus if asked.gpus is not None else float(bool(cluster.gpus) and name != "index")
+                gpus = asked.gpus if asked.gpus is not None else float(bool(cluster.gpus))
                 nodes = [{"CPU": float(cluster.cpus), "GPU": float(cluster.gpus)}]
                 check_fit(name, Resources(asked.cpus or 1, gpus, asked.actors), nodes)
         except ResourceError as error:

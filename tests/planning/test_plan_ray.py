@@ -27,7 +27,7 @@ def test_both_executors_foresee_the_same_work(executor: RayExecutor, tmp_path: P
     values = mining.config(mining.write_beir(tmp_path / "data", 120, 30), "none")
     del values["embed"]
     values |= {"retrieve": {"bm25": {"k": 20}}, "select": {"sample": {"n": 4}}, "write": {"formats": ["triplet"]}}
-    values["resources"]["rescore"] = {"actors": 64, "cpus": 2}
+    values["resources"]["index"] = {"actors": 64, "cpus": 2}
     config = make_config(values)
     on_ray = plan(config, str(tmp_path / "ray"), executor)
     with make_executor("local") as local:
