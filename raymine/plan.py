@@ -199,7 +199,7 @@ def _plan(context: Context, embedder: Description | None, asked: Variation, is_d
                 "took_s": measured.took_s,
                 "is_new": is_new,
             },
-            reused=_reused(steps, found, scores),
+            reused=[*_reused(steps, found, scores), *_tokens(context, embedder, steps)],
         ),
         context,
         measured,
@@ -267,6 +267,15 @@ def _reused(steps: Sequence[StepPlan], found: dict[str, reuse.Found], scores: fl
     if scores:
         lines.append(f"rescore: {scores:,.0f} pairs have their score already")
     return lines
+
+
+def _tokens(context: Context, embedder: Description | None, steps: Sequence[StepPlan]) -> list[str]:
+    """What is said of kept tokens, where documents are still to be embedded."""
+    kept = reuse.num_tokenized(context, embedder)
+    if not kept or not any(step.step == "embed_documents" and step.state == "to do" for step in steps):
+        return []
+    every = len(context.tables.corpus)
+    return [f"tokens of {kept:,} of {every:,} document shards are kept; embedding is planned as if they were not"]
 
 
 def _summed(made: Plan, context: Context, measured: Measured, given: Conditions, asked: Variation) -> Plan:

@@ -69,7 +69,7 @@ def _store(context: Context, name: str, shards: list[Shard]) -> list[Shard]:
     return context.run(Step(name, StoreVectors, settings, settings, tasks, LIGHT, unit="vectors")).shards
 
 
-def _tokens_folder(context: Context, side: Side, embedder: Description) -> str:
+def tokens_folder(context: Context, side: Side, embedder: Description) -> str:
     """Where the tokens of one side are kept: for all checkpoints whose tokenizer, prompt and length are the same."""
     config = context.config.embed
     assert config is not None and config.model is not None
@@ -90,7 +90,7 @@ def embed_step(context: Context, side: Side, shards: list[Shard], embedder: Desc
     identity = {"side": side, "model": weights, "config": config.model_dump(exclude=unnamed), "embedder": described}
     settings = {"config": config, "side": side, "model_fingerprint": weights}
     if context.config.resources.keep_tokens:
-        settings["tokens"] = _tokens_folder(context, side, embedder)
+        settings["tokens"] = tokens_folder(context, side, embedder)
     tasks = [Task(shard.sha256, {"table": shard.path}) for shard in shards]
     name, unit = {"query": ("embed_queries", "queries"), "document": ("embed_documents", "documents")}[side]
     resources = workers(context.config.resources.embed)

@@ -92,3 +92,12 @@ def num_scores(context: Context) -> int:
         with storage.parquet_file(path) as file:
             counts.append(int(file.metadata.num_rows))
     return sum(counts)
+
+
+def num_tokenized(context: Context, embedder: Description | None) -> int:
+    """Document shards whose tokens are kept, for any checkpoint with this tokenizer."""
+    if embedder is None or not context.config.resources.keep_tokens:
+        return 0
+    files = storage.list_files(embedding.tokens_folder(context, "document", embedder), ".arrow")
+    kept = {path.rsplit("/", 1)[1].removesuffix(".arrow") for path in files}
+    return sum(shard.sha256 in kept for shard in context.tables.corpus)
