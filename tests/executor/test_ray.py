@@ -185,6 +185,16 @@ def test_pools_that_hold_every_cpu_are_refused(ray_executor: RayExecutor, tmp_pa
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+def test_a_plan_may_ask_before_anything_runs(ray_executor: RayExecutor) -> None:
+    """How many workers there are at once, whether those asked for fit, and where another program joins."""
+    assert [ray_executor.num_workers(Resources(1, gpus)) for gpus in (0, 1)] == [2, 1]
+    assert ray_executor.num_workers(Resources(1, 0, actors=5)) == 5
+    ray_executor.check("embed", Resources(None, None))
+    with pytest.raises(ResourceError, match="8 x 2 CPU = 16 CPUs"):
+        ray_executor.check("embed", Resources(2, 0, actors=8))
+    assert ":" in ray_executor.cluster
+
+
 def test_what_is_left_to_the_cluster_is_chosen(ray_executor: RayExecutor) -> None:
     """A GPU each where there are any, and then as many workers as fit beside one free CPU, at most one a task."""
     chosen = ray_executor.resolve(Resources(cpus=1, gpus=None, actors=None), num_tasks=9)
