@@ -315,7 +315,7 @@ def _assumptions(made: Plan, context: Context, measured: Measured, asked: Variat
     cluster = asked.cluster
     if cluster is not None:
         lines.append(f"steps on CPUs: as measured here, on {cluster.cpus:,} CPUs like these")
-    if cluster is not None and cluster.model is not None:
+    if cluster is not None and cluster.model is not None and measured.parameters:
         of_models = ", ".join(
             f"{name} {count / 1e6:,.1f} M parameters in {getattr(context.config, name).dtype}"
             for name, count in measured.parameters.items()
@@ -326,11 +326,12 @@ def _assumptions(made: Plan, context: Context, measured: Measured, asked: Variat
             f"precision (NVIDIA's data sheets), 2 operations per parameter and token; {of_models}; "
             "tokens as in the sample"
         )
-        if not any(measured.parameters.values()):
-            lines.append("a static model has nothing for a GPU to do: its steps stay on the CPUs")
+        if measured.parameters.get("embed") == 0:
+            lines.append("a static embedder has nothing for a GPU to do: its steps stay on the CPUs")
     if not asked.is_the_round:
         lines.append(
-            "texts, candidates per query and the reading of inputs: as in those that were read, by their number"
+            "texts, candidates per query and reading: in proportion to the inputs that were read, so let those be large "
+            "enough to time; opening files, as many as document shards times query blocks, is not counted"
         )
     if context.previous is not None:
         lines.append("what carries negatives over from the last round is not in the plan")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raymine.artifacts import Resources, StepResult
 from raymine.config import Config
+from raymine.corpus.splits import NPY_SPLIT_BYTES
 from raymine.ledger import SECONDS_PER_HOUR, Prices
+from raymine.pipeline.reading import IDS_PER_BUCKET
 from raymine.planning.fit import TASKS, Rate, total
 from raymine.planning.published import OPERATIONS_PER_PARAMETER, Cluster
 from raymine.planning.reuse import Found
@@ -204,7 +207,7 @@ def _read_line(result: StepResult, number: int, growth: Mapping[str, float], giv
     line = StepPlan(
         step=result.step.name,
         unit=result.step.unit,
-        tasks=max(len(rows), round(factor * len(rows))),
+        tasks=_read_tasks(result.step.name, len(rows), sums["bytes_out"], given.size) if is_scaled else len(rows),
         num_reused=len(rows) - len(own),
         rows=sums["rows_out"],
         tokens=sums["tokens"],
@@ -219,6 +222,18 @@ def _read_line(result: StepResult, number: int, growth: Mapping[str, float], giv
     workers = given.cluster.cpus if given.cluster else given.num_workers(Resources(int(cpus or 1), gpus))
     wall_s = sums["wall_s"] / max(1, min(line.tasks, workers))
     return _priced(line, sums["wall_s"], wall_s, cpus, gpus, given.prices) if own else line
+
+
+def _read_tasks(name: str, num_read: int, num_bytes: float, size: Size) -> int:
+    """Tasks of a reading step at another size: as its inputs are cut, but for those that one worker does alone."""
+    if name in ("read_documents", "read_queries"):
+        return max(num_read, math.ceil(num_bytes / NPY_SPLIT_BYTES))
+    cut = {
+        "index_ids": len(size.documents),
+        "join_positives": len(size.queries),
+        "resolve_ids": math.ceil(sum(size.documents) / IDS_PER_BUCKET),
+    }
+    return cut.get(name, 1)
 
 
 def later_round(lines: Sequence[StepPlan], known_share: float) -> tuple[float, float | None]:
