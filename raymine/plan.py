@@ -330,8 +330,8 @@ def _assumptions(made: Plan, context: Context, measured: Measured, asked: Variat
             lines.append("a static embedder has nothing for a GPU to do: its steps stay on the CPUs")
     if not asked.is_the_round:
         lines.append(
-            "texts, candidates per query and reading: in proportion to the inputs that were read, so let those be large "
-            "enough to time; opening files, as many as document shards times query blocks, is not counted"
+            "texts, candidates per query and reading: in proportion to the inputs that were read, so let those be "
+            "large enough to time; opening files, as many as document shards times query blocks, is not counted"
         )
     if context.previous is not None:
         lines.append("what carries negatives over from the last round is not in the plan")

@@ -46,25 +46,24 @@ def test_mine_ends_with_what_it_made_and_what_it_cost(job: Path) -> None:
 
 def test_plan_says_what_a_round_will_take(job: Path, tmp_path: Path) -> None:
     """A line per step, measured in a program of its own; the round finds the inputs read, and `status` shows both."""
-    values = {**yaml.safe_load((job / "mine.yaml").read_text()), "retrieve": {"bm25": {"k": 20}, "random": {"k": 4}}}
+    values = {**yaml.safe_load((job / "mine.yaml").read_text()), "retrieve": {"random": {"k": 4}}}
     values |= {"select": {"sample": {"n": 4}}, "write": {"formats": ["triplet"]}}
     del values["embed"], values["rescore"]
-    mining.write_config(job / "terms.yaml", values)
+    mining.write_config(job / "light.yaml", values)
     workspace = ["--workspace", str(tmp_path / "ws")]
-    planned = raymine("plan", "terms.yaml", *workspace, "--rounds", "3", folder=job)
+    planned = raymine("plan", "light.yaml", *workspace, "--rounds", "3", folder=job)
     assert planned.returncode == 0, planned.stderr
     shown = planned.stdout.splitlines()
     assert shown[:2] == ["Round 1: to be mined", "140 documents, 27 queries"]
-    assert shown[2].startswith("24 candidates per query at most, about ")
+    assert shown[2].startswith("4 candidates per query at most, about ")
     assert shown[4].split() == ["step", "shards", "gives", "tokens", "time", "CPU", "writes", "USD"]
     steps = [line.split()[0] for line in shown[5 : shown.index("", 5)]]
-    assert steps[0] == "read_queries" and steps[-1] == "total" and {"search_bm25", "select"} <= set(steps)
+    assert steps[0] == "read_queries" and steps[-1] == "total" and {"union_candidates", "select"} <= set(steps)
     text = " ".join(planned.stdout.split())
     assert "3 rounds: " in text and "calibrated (local) on 140 documents and 16 queries" in text
-    assert (
-        "WARNING memory: a worker takes about" in text and "calibration: 140 documents, 16 queries: " in planned.stderr
-    )
-    mined = json.loads(raymine("mine", "terms.yaml", *workspace, "--json", folder=job).stdout)
+    assert "WARNING memory: a worker takes about" in text
+    assert "calibration: 140 documents, 16 queries: " in planned.stderr
+    mined = json.loads(raymine("mine", "light.yaml", *workspace, "--json", folder=job).stdout)
     (read,) = [row for row in mined["cost"] if row["step"] == "read_documents"]
     assert mined["round"] == 1 and read["rows_out"] == 140 and read["wall_s"] > 0
     (found,) = json.loads(raymine("status", str(tmp_path / "ws"), "--json", folder=job).stdout)
