@@ -287,7 +287,8 @@ def _summed(made: Plan, context: Context, measured: Measured, given: Conditions,
 
     prices = [step.usd for step in steps]
     usd = None if None in prices else float(sum(price or 0.0 for price in prices))
-    later_s, later_usd = predict.later_round(steps, _share_of_any_checkpoint(config))
+    reading = {result.step.name for result in context.results}
+    later_s, later_usd = predict.later_round(steps, reading, _share_of_any_checkpoint(config))
     more = asked.rounds - 1
     tokens = next((step.tokens / max(step.rows, 1) for step in steps if step.step == "embed_documents"), 0.0)
     memory_bytes = warn.worker_bytes(given.size, config, measured.base_bytes, tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -236,14 +236,14 @@ def _read_tasks(name: str, num_read: int, num_bytes: float, size: Size) -> int:
     return cut.get(name, 1)
 
 
-def later_round(lines: Sequence[StepPlan], known_share: float) -> tuple[float, float | None]:
+def later_round(lines: Sequence[StepPlan], reading: Collection[str], known_share: float) -> tuple[float, float | None]:
     """Wall seconds and price of a round with another checkpoint: inputs and BM25 are found, and some scores.
 
     Args:
         lines: of a whole first round.
+        reading: steps that read the inputs.
         known_share: of the teacher's pairs, those that any checkpoint asks for.
     """
-    reading = {line.step for line in lines if line.state == "done"}
     again = [line for line in lines if line.step not in (*OF_NO_CHECKPOINT, *reading)]
     shares = [1 - known_share if line.step == "rescore" else 1.0 for line in again]
     wall_s = sum(share * line.wall_s for share, line in zip(shares, again, strict=True))

@@ -119,7 +119,7 @@ def test_a_later_round_finds_inputs_and_bm25_made() -> None:
     some = list(lines().values())
     read = replace(some[0], step="read_documents", state="done", wall_s=50.0)
     bm25 = replace(some[0], step="search_bm25", wall_s=50.0)
-    seconds, usd = predict.later_round([read, bm25, *some], 0.25)
+    seconds, usd = predict.later_round([read, bm25, *some], {"read_documents"}, 0.25)
     every = sum(line.wall_s for line in some)
     assert seconds == pytest.approx(every - 0.25 * lines()["rescore"].wall_s)
     assert usd == pytest.approx(sum(line.usd or 0 for line in some) - 0.25 * (lines()["rescore"].usd or 0))
