@@ -338,7 +338,7 @@ class Artifacts:
         marker = storage.join(folder, "done", f"{name.split('.', 1)[0]}.json")
         if not (storage.exists(marker) and storage.exists(shard.path)):
             return None
-        return self._to_done(storage.read_json(marker))
+        return self.to_done(storage.read_json(marker))
 
     def _note(self, step: Step) -> None:
         """Leaves word of a step that has work to do, for `raymine status`."""

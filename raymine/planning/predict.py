@@ -170,8 +170,8 @@ def on_gpus(rates: Mapping[str, Rate]) -> dict[str, Rate]:
     search = Rate({}, {}, {}, {}, spread="shards", unit="documents")
     names = {"search_exact": "search_shards", "search_part": "search_shards"}
     only_ivfpq = {
-        "train_ivf", "build_part", "sample_queries", "search_sample", "choose_probes", "assign_queries",
-        "merge_shortlist", "rescore_hits",
+        "train_centroids", "train_ivf", "build_part", "sample_queries", "search_sample", "choose_probes",
+        "assign_queries", "merge_shortlist", "rescore_hits",
     }  # fmt: skip
     return {
         names.get(name, name): replace(search, num_bytes=rate.num_bytes, rows=rate.rows) if name in names else rate
