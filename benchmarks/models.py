@@ -23,8 +23,10 @@ from typing import Any
 DIM = 256
 VOCABULARY = 30_000
 HEAD_WIDTH = 32  # MiniLM's: 12 heads of 384
-BATCH = 1024
+BATCH, LEAST_STEPS = 1024, 16  # an epoch of few pairs has smaller batches
 LEARNING_RATE = 0.2  # token vectors start random and are rarely touched: far higher than for a transformer
+BERT: dict[str, int] = {"layers": 2, "width": 128, "max_length": 48}  # trained from scratch
+BERT_BATCH, BERT_LEARNING_RATE = 64, 1e-3
 TEACHER_WIDTH, TEACHER_NEAREST = 96, 100
 DEFAULT_DATA = Path(os.environ.get("RAYMINE_DATA", "../shared/data"))
 
@@ -123,39 +125,68 @@ def _save_transformer(
     tokenizer.save_pretrained(out)
 
 
-def train_static(folder: Path, out: Path, seed: int = 0) -> Path:
+def train_static(folder: Path, out: Path, seed: int = 0, split: str = "train") -> Path:
     """Trains the static embedder on a set's training pairs and saves it, unless it is there already.
 
     Args:
         folder: of the set.
         out: where the model is saved.
         seed: of the order of the pairs and of the first weights.
+        split: of the judgements that it learns from.
     """
     if (out / "modules.json").exists():
         return out
     import torch
-    from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-        losses,
-    )
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import StaticEmbedding
 
-    texts, asked = documents(folder), queries(folder)
-    pairs = [(asked[query], texts[document]) for query, document in judgements(folder, "train")]
-    random.Random(seed).shuffle(pairs)
-    tokenizer = wordpiece(texts.values(), ["[PAD]", "[UNK]"])
+    tokenizer = wordpiece(documents(folder).values(), ["[PAD]", "[UNK]"])
     torch.manual_seed(seed)
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=DIM)], device="cpu")
+    pairs = _pairs(folder, split, seed)
+    _train_embedder(model, pairs, min(BATCH, len(pairs) // LEAST_STEPS), LEARNING_RATE, seed)
+    model.save(str(out))
+    return out
+
+
+def train_transformer(folder: Path, out: Path, seed: int = 0, split: str = "train") -> Path:
+    """Trains a small BERT from weights of a seed on a set's training pairs, and saves it, unless it is there already.
+
+    Args:
+        folder, out, seed, split: as of train_static.
+    """
+    if (out / "modules.json").exists():
+        return out
+    from sentence_transformers import SentenceTransformer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        save_bert(Path(scratch), documents(folder).values(), **BERT, seed=seed)
+        model = SentenceTransformer(scratch, device="cpu")
+        _train_embedder(model, _pairs(folder, split, seed), BERT_BATCH, BERT_LEARNING_RATE, seed)
+        model.save(str(out))
+    return out
+
+
+def _pairs(folder: Path, split: str, seed: int) -> list[tuple[str, str]]:
+    """Texts of queries and documents, in the order in which they are learned from."""
+    texts, asked = documents(folder), queries(folder)
+    pairs = [(asked[query], texts[document]) for query, document in judgements(folder, split)]
+    random.Random(seed).shuffle(pairs)
+    return pairs
+
+
+def _train_embedder(model: Any, pairs: Sequence[tuple[str, str]], batch: int, learning_rate: float, seed: int) -> None:
+    """Two epochs of MultipleNegativesRankingLoss."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+
     dataset = Dataset.from_dict({"anchor": [query for query, _ in pairs], "positive": [text for _, text in pairs]})
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
             num_train_epochs=2,
-            per_device_train_batch_size=BATCH,
-            learning_rate=LEARNING_RATE,
+            per_device_train_batch_size=batch,
+            learning_rate=learning_rate,
             warmup_steps=0.1,
             save_strategy="no",
             report_to="none",
@@ -165,8 +196,6 @@ def train_static(folder: Path, out: Path, seed: int = 0) -> Path:
         )
         loss = losses.MultipleNegativesRankingLoss(model)
         SentenceTransformerTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss).train()
-    model.save(str(out))
-    return out
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,24 @@ class Training:
     seed: int = 0
 
 
-def train(model: str, rows: Any, out: str, how: Training) -> None:
+def train(
+    model: str,
+    rows: Any,
+    out: str,
+    how: Training,
+    batches: Any = None,
+    loss: Callable[[Any], Any] | None = None,
+) -> None:
     """Trains a checkpoint on a round's rows, with in-batch negatives besides those of the rows.
 
     Args:
         model: the checkpoint to go on from.
-        rows: datasets.Dataset with anchor, positive and any number of negative columns.
+        rows: datasets.Dataset with anchor, positive and any number of negative columns; and label, as
+            raymine.online.training_set makes it, where `batches` or `loss` go by it.
         out: local folder; written when it is done.
         how: the training.
+        batches: a `batch_sampler` of the trainer, e.g. raymine.online.ClusterBatches; None: rows in random order.
+        loss: makes the loss from the model, e.g. one of raymine.online; None: MultipleNegativesRankingLoss.
     """
     import torch
     from sentence_transformers import (
@@ -60,7 +70,8 @@ def train(model: str, rows: Any, out: str, how: Training) -> None:
         losses,
     )
 
-    texts = [name for name in rows.column_names if name in ("anchor", "positive") or name.startswith("negative")]
+    names = ("anchor", "positive", "label") if batches or loss else ("anchor", "positive")
+    columns = [name for name in rows.column_names if name in names or name.startswith("negative")]
     trained = SentenceTransformer(model)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SentenceTransformerTrainingArguments(
@@ -74,10 +85,13 @@ def train(model: str, rows: Any, out: str, how: Training) -> None:
             report_to="none",
             dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=True,
+            **({"batch_sampler": batches} if batches else {}),
         )
-        loss = losses.MultipleNegativesRankingLoss(trained)
         SentenceTransformerTrainer(
-            model=trained, args=arguments, train_dataset=rows.select_columns(texts), loss=loss
+            model=trained,
+            args=arguments,
+            train_dataset=rows.select_columns(columns),
+            loss=(loss or losses.MultipleNegativesRankingLoss)(trained),
         ).train()
     partial = Path(f"{out}.partial")
     trained.save(str(partial))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mining
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -103,3 +104,67 @@ def test_memory_of_a_tree_counts_the_children(modules: Any) -> None:
         [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"]
     )
     assert done["peak_mb"] < 60 and 100 < done["tree_mb"] < 200
+
+
+def cell(strategy: str, seed: int, recall: float) -> dict[str, Any]:
+    """A cell of benchmarks/training_gain.py, two rounds of 45 s each."""
+    measures = {"R@10": recall, "R@100": 0.9, "nDCG@10": 0.5, "RR@10": 0.4, "AP@100": 0.4}
+    before, after = ({"mine_s": s, "train_s": 2 * s, **measures, "R@10": r} for s, r in ((0.0, 0.1), (15.0, recall)))
+    setting = {"set": "a set", "embedder": "static", "batch_size": 32, "learning_rate": 0.1, "steps": 9}
+    return {
+        **setting,
+        "strategy": strategy,
+        "seed": seed,
+        **measures,
+        "seconds": 90.0,
+        "usd": 0.002,
+        "by_round": [before, after, after],
+    }
+
+
+def test_gains_are_means_over_seeds_against_their_goals(modules: Any) -> None:
+    """Mean, deviation and dollars per round; a setting without all that is compared has no row."""
+    import training_strategies
+    import training_summary
+
+    peers = training_strategies.GOALS
+    found = training_summary.summary([cell(training_strategies.OURS, seed, 0.5 + 0.1 * seed) for seed in (0, 1)])
+    assert training_summary.comparisons(found) == []
+    found += training_summary.summary([cell(peer, 0, 0.5) for peer in peers])
+    assert found[0]["mean"]["R@10"] == 0.55 and found[0]["spread"]["R@10"] == pytest.approx(0.0707, abs=1e-4)
+    assert [each["usd"] for each in found[0]["by_round"]] == [0, 0.001, 0.002]
+    rows = training_summary.comparisons(found)
+    assert [(row["raymine"], row["peer"], row["ratio"]) for row in rows] == [("0.5500 ± 0.0707", "0.5000", 1.1)] * 2
+    assert [row["goal"] for row in rows] == [">= 1.1x", ">= 1.03x"]
+
+
+def test_a_cell_is_measured_once_and_kept(
+    modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A strategy with every piece (filters, clusters, rounds) on a few hundred documents; asked again, it is there."""
+    import training_gain
+    from training_strategies import ROUNDS
+
+    mining.write_beir(tmp_path / "data" / "tiny", 300, 120)
+    monkeypatch.setattr(modules[0], "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(training_gain, "RESULT", tmp_path / "results" / "training_gain.json")
+    command = ["training_gain.py", "--data", str(tmp_path / "data"), "--sets", "tiny", "--seeds", "3"]
+    command += [
+        "--strategies",
+        "raymine, clusters, rounds",
+        "--learning-rate",
+        "0.1",
+        "--batch-sizes",
+        "8",
+        "--models",
+        str(tmp_path / "kept"),
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    training_gain.main()
+    (kept,) = json.loads(training_gain.RESULT.read_text())["cells"]
+    assert kept["seed"] == 3 and kept["usd"] > 0
+    assert len(kept["by_round"]) == ROUNDS + 1 and kept["by_round"][-1]["R@10"] == kept["R@10"]
+    assert 0 < sum(each.get("rows", 0) for each in kept["by_round"]) <= kept["steps"] * 8 + 7
+    assert "tiny" in capsys.readouterr().out
+    training_gain.main()
+    assert "tiny" not in capsys.readouterr().out

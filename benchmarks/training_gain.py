@@ -1,0 +1,327 @@
+"""What do mined negatives gain, and at what cost? Mine, train, evaluate, re-mine, against other ways to choose them.
+
+    python benchmarks/training_gain.py --data ../shared/data --sets squad wordnet medquad --seeds 0 1 2
+
+Every strategy starts from an embedder that has learned, by in-batch negatives only, from a quarter of the queries that
+are used; for the other three quarters (10,000 at most) negatives are mined, and it is trained on with them. (One that
+has learned the very pairs that it mines for puts nearly every positive first: squad's, after two epochs of all pairs,
+has a Recall@10 of 0.688, and neither random negatives nor a relative margin took it above 0.689.) The strategies are in
+training_strategies.py. All train on the same queries for the same number of steps, one epoch, with two negatives for
+each, by sentence-transformers' trainer and MultipleNegativesRankingLoss, at the same learning rate. Measured on test
+questions (2,000 at most) over the whole corpus. A seed decides the order of the pairs and all that is drawn by chance;
+the sets and the first embedder are the same for all seeds.
+
+Seconds are the ledger's (what one strategy finds in a workspace because another has made it counts as if it had made it
+itself), the wall time of the peer's miner, and the trainer's; dollars are seconds times USD_PER_HOUR. Every finished
+cell (set, embedder, batch size, learning rate, strategy, seed) is kept at once in benchmarks/results/training_gain.json
+and not measured again: the matrix may be stopped and gone on with. Plots: training_gain_rounds.png and _dollars.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import measure
+import models
+import numpy as np
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import mine_hard_negatives
+from training_strategies import (
+    DENSE,
+    DEPTH,
+    IN_BATCH,
+    MARGIN,
+    NEGATIVES,
+    PEER,
+    SHARED,
+    STRATEGIES,
+    Strategy,
+)
+from training_summary import USD_PER_HOUR, comparisons, dollars, key, plot, summary
+
+import raymine
+from raymine import loop, online, rounds
+from raymine.evaluate import MEASURES, evaluate
+from raymine.executor import make_executor
+from raymine.online.clusters import query_rows_of
+
+TRAIN_QUERIES, TEST_QUERIES = 10_000, 2000
+SEED = 0  # of the pairs, of the test questions and of the first embedder
+EMBEDDERS = {"static": models.train_static, "transformer": models.train_transformer}
+# Of a static embedder, for every set: with medquad's random negatives 0.1 gave a Recall@10 of 0.739, 0.2 one of 0.730,
+# 0.4 one of 0.725 (batches of 32, one seed, a plain loop in place of the trainer).
+LEARNING_RATE = {"static": 0.1, "transformer": 3e-4}
+RESULT = measure.RESULTS / "training_gain.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one set is trained and measured on.
+
+    Args:
+        name: of the set.
+        folder: in BEIR layout; of the judgements, `first` is what the first embedder learns from.
+        embedder: folder of the model that all strategies start from.
+        shared: folder of a workspace; what is mined with that model is kept there for all strategies.
+    """
+
+    name: str
+    folder: Path
+    embedder: Path
+    shared: Path
+
+
+def prepare(data: Path, name: str, kind: str, num_queries: int, made: Path) -> Case:
+    """Writes the part of a set that is used and trains the first embedder, unless they are there."""
+    folder = made / f"{name}-{num_queries}"
+    if not (folder / "qrels").exists():
+        write_set(data / name, folder, num_queries)
+    embedder = EMBEDDERS[kind](folder, folder / kind, SEED, "first")
+    return Case(name, folder, embedder, folder / f"{kind}-workspace")
+
+
+def write_set(data: Path, folder: Path, num_queries: int) -> None:
+    """The corpus and, drawn by chance, the queries to mine for, those for the first embedder, and test questions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(SEED)
+    train, test = models.judgements(data, "train"), models.judgements(data, "test")
+    asked = sorted({query for query, _ in train})
+    draw.shuffle(asked)
+    num_queries = min(num_queries, 3 * len(asked) // 4)
+    tested = sorted({query for query, _ in test})
+    splits = {
+        "train": _judged(train, asked[:num_queries]),
+        "first": _judged(train, asked[num_queries : 4 * num_queries // 3]),
+        "test": _judged(test, draw.sample(tested, min(TEST_QUERIES, len(tested)))),
+    }
+    used = {query for split in splits.values() for query, _ in split}
+    _write_texts(folder / "corpus.jsonl", models.documents(data))
+    _write_texts(folder / "queries.jsonl", {q: text for q, text in models.queries(data).items() if q in used})
+    made = folder / "qrels.partial"
+    made.mkdir(exist_ok=True)
+    for split, rows in splits.items():
+        lines = [f"{query}\t{document}\t1" for query, document in rows]
+        (made / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    made.rename(folder / "qrels")
+
+
+def _judged(pairs: Sequence[tuple[str, str]], queries: Sequence[str]) -> list[tuple[str, str]]:
+    chosen = set(queries)
+    return [pair for pair in pairs if pair[0] in chosen]
+
+
+def _write_texts(path: Path, texts: Mapping[str, str]) -> None:
+    with path.open("w") as file:
+        file.writelines(json.dumps({"_id": each, "text": text}) + "\n" for each, text in texts.items())
+
+
+def config(case: Case, model: Path, strategy: Strategy, seed: int) -> raymine.Config:
+    return raymine.Config.model_validate(
+        {
+            "seed": seed,
+            "corpus": {"path": str(case.folder / "corpus.jsonl")},
+            "queries": {"path": str(case.folder / "queries.jsonl")},
+            "positives": {"path": str(case.folder / "qrels" / "train.tsv")},
+            "exclude": [str(case.folder / "qrels" / "test.tsv")],
+            "embed": {"model": str(model)},
+            "retrieve": strategy.retrieve or DENSE,
+            "select": {"filters": strategy.filters, "sample": {"n": NEGATIVES, **strategy.sample}},
+            "write": {"formats": ["trec"]},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a round trains on.
+
+    Args:
+        rows: datasets.Dataset.
+        mine_s: seconds that it took to make it.
+        batches, loss: of loop.train.
+    """
+
+    rows: Any
+    mine_s: float
+    batches: Any = None
+    loss: Callable[[Any], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy with one seed, from the first embedder to the last.
+
+    Args:
+        case: the set.
+        strategy: of STRATEGIES.
+        how: of the whole training; its seed is the cell's.
+        folder: for the workspace and the checkpoints; goes afterwards.
+    """
+
+    case: Case
+    strategy: str
+    how: loop.Training
+    folder: Path
+
+    def run(self) -> dict[str, Any]:
+        """The measures at the end, seconds and dollars, and all of it after every round (the first row: before)."""
+        with make_executor("local") as executor:
+            rounds.mine(config(self.case, self.case.embedder, SHARED, SEED), str(self.case.shared), executor)
+        checkpoint, num_rounds = self.case.embedder, STRATEGIES[self.strategy].rounds
+        found: list[dict[str, Any]] = [{"mine_s": 0.0, "train_s": 0.0, **self._measured(checkpoint, self.case.shared)}]
+        for number in range(num_rounds):
+            lesson = self._lesson(checkpoint, number)
+            begin, out = time.perf_counter(), self.folder / f"round-{number + 1}"
+            steps = self.how.steps * (number + 1) // num_rounds - self.how.steps * number // num_rounds
+            how = replace(self.how, steps=steps)
+            loop.train(str(checkpoint), lesson.rows, str(out), how, lesson.batches, lesson.loss)
+            train_s = time.perf_counter() - begin
+            cost = {"mine_s": round(lesson.mine_s, 2), "train_s": round(train_s, 2), "rows": len(lesson.rows)}
+            checkpoint = out
+            found.append({**cost, **self._measured(checkpoint, self.folder / "workspace")})
+        seconds = sum(each["mine_s"] + each["train_s"] for each in found)
+        measures = {name: found[-1][name] for name in MEASURES}
+        return {**measures, "seconds": round(seconds, 2), "usd": dollars(seconds), "by_round": found}
+
+    def _lesson(self, checkpoint: Path, number: int) -> Lesson:
+        """What a round trains on, and the seconds that it took to mine it."""
+        if self.strategy == IN_BATCH:
+            return Lesson(Dataset.from_dict(self._pairs()), 0.0)
+        if self.strategy == PEER:
+            return self._peer()
+        strategy, workspace = STRATEGIES[self.strategy], self.folder / "workspace"
+        if number == 0:
+            for name in ("artifacts", "cache"):
+                shutil.copytree(self.case.shared / name, workspace / name)
+        with make_executor("local") as executor:
+            mined = rounds.mine(config(self.case, checkpoint, strategy, self.how.seed), str(workspace), executor)
+        total, rows = mined.cost[-1], self._part(mined, number)
+        # What was copied would have taken this strategy as long.
+        lesson = Lesson(rows, total.wall_s + (total.saved_s if number == 0 else 0.0))
+        if not strategy.is_clustered:
+            return lesson
+        begin = time.perf_counter()
+        vectors = SentenceTransformer(str(checkpoint)).encode_query(rows["anchor"], normalize_embeddings=True)
+        batches = online.ClusterBatches.of_vectors(rows, vectors, seed=self.how.seed)
+        masked = online.false_negatives(mined)
+        return Lesson(
+            rows,
+            lesson.mine_s + time.perf_counter() - begin,
+            batches,
+            lambda model: online.MaskedInBatchLoss(model, masked),
+        )
+
+    def _part(self, mined: rounds.Round, number: int) -> Any:
+        """The rows of the queries whose turn it is; each comes in one round."""
+        rows, num_rounds = online.training_set(mined), STRATEGIES[self.strategy].rounds
+        num_queries = mined.facts["num_queries"]
+        turn = np.random.default_rng(self.how.seed).permutation(num_queries)[query_rows_of(rows)]
+        return rows.select(np.flatnonzero(turn * num_rounds // num_queries == number))
+
+    def _pairs(self) -> dict[str, list[str]]:
+        documents, queries = models.documents(self.case.folder), models.queries(self.case.folder)
+        pairs = models.judgements(self.case.folder, "train")
+        return {"anchor": [queries[query] for query, _ in pairs], "positive": [documents[doc] for _, doc in pairs]}
+
+    def _peer(self) -> Lesson:
+        """The peer's rows: it draws nothing by chance, so what it mined for one seed is kept for the others."""
+        kept = self.case.shared / "peer"
+        if not kept.exists():
+            model, corpus = SentenceTransformer(str(self.case.embedder)), models.documents(self.case.folder)
+            begin = time.perf_counter()
+            rows = mine_hard_negatives(
+                Dataset.from_dict(self._pairs()),
+                model,
+                corpus=list(corpus.values()),
+                num_negatives=NEGATIVES,
+                relative_margin=MARGIN,
+                range_max=DEPTH,
+                sampling_strategy="top",
+                output_format="n-tuple",
+                use_faiss=True,
+                verbose=False,
+            )
+            (self.case.shared / "peer.json").write_text(json.dumps(time.perf_counter() - begin))
+            rows.save_to_disk(str(kept))
+        return Lesson(Dataset.load_from_disk(str(kept)), json.loads((self.case.shared / "peer.json").read_text()))
+
+    def _measured(self, checkpoint: Path, workspace: Path) -> dict[str, float]:
+        with make_executor("local") as executor:
+            found = evaluate(
+                config(self.case, checkpoint, STRATEGIES[IN_BATCH], 0),
+                str(workspace),
+                str(self.case.folder / "qrels" / "test.tsv"),
+                executor,
+            )
+        return {name: round(found[name], 4) for name in MEASURES}
+
+
+def measured(arguments: argparse.Namespace, made: Path) -> Iterator[dict[str, Any]]:
+    """All cells that were asked for and are not there yet, one after the other."""
+    known = {key(cell) for cell in kept_cells()}
+    asked = itertools.product(arguments.seeds, arguments.sets, arguments.batch_sizes, arguments.strategies)
+    for seed, name, batch_size, strategy in asked:
+        case = prepare(arguments.data, name, arguments.embedder, arguments.queries, made)
+        pairs = len(models.judgements(case.folder, "train"))
+        rate = arguments.learning_rate or LEARNING_RATE[arguments.embedder]
+        how = loop.Training(pairs // batch_size, batch_size, rate, seed=seed)
+        cell = {"set": name, "embedder": arguments.embedder, "batch_size": batch_size, "learning_rate": rate}
+        cell |= {"steps": how.steps, "strategy": strategy, "seed": seed}
+        if key(cell) in known:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            yield {**cell, **Cell(case, strategy, how, Path(folder)).run()}
+
+
+def kept_cells() -> list[dict[str, Any]]:
+    return json.loads(RESULT.read_text())["cells"] if RESULT.exists() else []
+
+
+def keep(cells: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the result and its plots."""
+    found = summary(cells)
+    facts = {
+        "train_queries": TRAIN_QUERIES,
+        "test_queries": TEST_QUERIES,
+        "negatives": NEGATIVES,
+        "usd_per_hour": USD_PER_HOUR,
+    }
+    measure.keep("training_gain", {"rows": comparisons(found), **facts, "strategies": found, "cells": cells})
+    plot(found, "round", measure.RESULTS / "training_gain_rounds.png")
+    plot(found, "usd", measure.RESULTS / "training_gain_dollars.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=models.DEFAULT_DATA)
+    parser.add_argument("--sets", nargs="+", default=["squad", "wordnet", "medquad"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
+    parser.add_argument("--embedder", default="static", choices=EMBEDDERS)
+    parser.add_argument("--learning-rate", type=float, help="default: by embedder")
+    parser.add_argument("--queries", type=int, default=TRAIN_QUERIES)
+    parser.add_argument("--models", type=Path, help="where models and what is mined first are kept for the next time")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        for cell in measured(arguments, (arguments.models or Path(scratch)).absolute()):
+            print(
+                {name: cell[name] for name in ("set", "batch_size", "strategy", "seed", *MEASURES, "seconds")},
+                flush=True,
+            )
+            keep([*kept_cells(), cell])
+
+
+if __name__ == "__main__":
+    main()

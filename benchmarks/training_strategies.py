@@ -1,0 +1,57 @@
+"""The strategies that benchmarks/training_gain.py compares: where negatives come from, how they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+NEGATIVES, ROUNDS = 2, 3
+MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to choose negatives.
+
+    Args:
+        retrieve: of raymine's config; None: raymine does not mine.
+        filters: of raymine's config.
+        sample: of raymine's config, besides n.
+        rounds: how often it mines; each round trains an equal share of the steps.
+        is_clustered: batches are of queries that resemble each other, and what may be an answer is masked in them.
+    """
+
+    retrieve: Mapping[str, Any] | None = None
+    filters: Sequence[Mapping[str, Any]] = ()
+    sample: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+    is_clustered: bool = False
+
+
+IN_BATCH, PEER = "in-batch only", "sentence-transformers, relative margin"
+OURS = "raymine, rounds"
+# Recall@10, at least so many times as high.
+GOALS = {"random": 1.1, PEER: 1.03}
+DEPTH = 100
+DENSE = {"dense": {"k": DEPTH}}
+# Candidates drawn by chance make up for those that the filter takes.
+FILTERED: dict[str, Any] = {
+    "retrieve": {**DENSE, "random": {"k": 10}},
+    "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense"}],
+    "sample": {"strategy": "top", "score": "dense"},
+}
+# Adding a strategy: a line.
+STRATEGIES = {
+    IN_BATCH: Strategy(),
+    "random": Strategy({"random": {"k": 10}}, sample={"strategy": "random"}),
+    "bm25": Strategy({"bm25": {"k": DEPTH}}),
+    "naive": Strategy(DENSE),
+    PEER: Strategy(),
+    "raymine": Strategy(**FILTERED),
+    OURS: Strategy(**FILTERED, rounds=ROUNDS),
+    "raymine, clusters": Strategy(**FILTERED, is_clustered=True),
+    "raymine, clusters, rounds": Strategy(**FILTERED, rounds=ROUNDS, is_clustered=True),
+}
+# All that strategies need with the first embedder, mined once.
+SHARED = Strategy({**DENSE, "bm25": {"k": DEPTH}})
