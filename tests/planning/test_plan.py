@@ -167,9 +167,14 @@ def test_a_plan_says_which_index_and_what_it_goes_by(planned: Planned, config: C
     assert (found.index, found.index_chosen) == ("ivfpq", "asked for by index.kind")
     assert planned[0].index == "exact" and "s of one core" in (planned[0].index_chosen or "")
     huge = Variation(documents=100_000_000, queries=1_000_000)
-    assert plan(config, mined.workspace, executor, measure=of(measured), asked=huge).index == "ivfpq"
+    usual = {
+        "corpus": config.corpus.model_copy(update={"shard_documents": 65_536}),
+        "queries": config.queries.model_copy(update={"block_queries": 8192}),
+    }
+    cut = config.model_copy(update=usual)
+    assert plan(cut, mined.workspace, executor, measure=of(measured), asked=huge).index == "ivfpq"
     on_gpus = plan(
-        config, mined.workspace, executor, measure=of(measured), asked=replace(huge, cluster=Cluster(64, 8, "H100"))
+        cut, mined.workspace, executor, measure=of(measured), asked=replace(huge, cluster=Cluster(64, 8, "H100"))
     )
     assert (on_gpus.index, on_gpus.index_chosen) == ("exact", "in the worker that embeds, on its GPU")
     assert {step.step: step.rate for step in on_gpus.steps}["rescore"] == "published"
