@@ -113,7 +113,8 @@ def fit(name: str, points: Sequence[Point]) -> Rate:
         name: of the step.
         points: of samples of unlike size.
     """
-    drivers = (TASKS, *DRIVERS.get(name, CANDIDATES))
+    # Tasks last: where samples of one size cannot tell the two apart, a larger round takes more.
+    drivers = (*DRIVERS.get(name, CANDIDATES), TASKS)
     units = np.array([[point.units[driver] for driver in drivers] for point in points], np.float64)
 
     def rates(what: str, noise: float) -> dict[str, float]:
@@ -127,7 +128,7 @@ def non_negative(units: NDArray[np.float64], values: NDArray[np.float64], noise:
     """Weights at least zero with which `units @ weights` comes nearest to `values`, relatively.
 
     Every set of columns is tried (there are four at most), and of those whose weights come out positive the best taken;
-    fewer columns where more explain nothing.
+    fewer columns where more explain nothing, and the first ones where others explain as much.
 
     Args:
         units: [n, m].

@@ -38,6 +38,15 @@ def test_planted_costs_are_found(name: str) -> None:
         assert total(getattr(found, what), whole) == pytest.approx(scale[what] * total(rates, whole), rel=1e-6)
 
 
+def test_samples_of_as_many_documents_tell_what_a_document_takes() -> None:
+    """Not what a task takes, though they cannot tell the two apart: a round of ten times the size takes ten times."""
+    points = [Point(units(1580, queries), 0.26, 15_800.0, 0.0, 1580.0) for queries in (1024, 1024, 1214)]
+    found = fit("embed_documents", points)
+    whole = units(15_800, 12_000, 1)
+    assert total(found.seconds, whole) == pytest.approx(2.6) and total(found.tokens, whole) == pytest.approx(158_000)
+    assert total(found.rows, whole) == pytest.approx(15_800)
+
+
 def test_a_scatter_of_three_per_cent_stays_one() -> None:
     """Of a step with one driver, at a hundred times the size."""
     draw = np.random.default_rng(1)
