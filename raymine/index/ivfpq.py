@@ -1,11 +1,10 @@
 """Approximate search by inverted lists and 4-bit codes: IVF + product quantisation with fast scan (faiss).
 
 Coarse centroids and codebooks are trained once, on a seeded sample, and shared by all parts (centroids by rounds too,
-while they serve: index.centroids); queries are assigned to
-centroids once. A code's score then depends on the query and the document alone, so parts merge to what one index
-would have found, bit for bit (Jegou et al., Product Quantization for Nearest Neighbor Search, 2011; Andre et al.,
-Quicker ADC, 2019, for the fast scan). Codes' scores are coarse: over-fetched hits are re-scored from the stored vectors
-(retrieve.shortlist), and leave no other trace.
+while they serve: index.centroids); queries are assigned to centroids once. A code's score then depends on the query and
+the document alone, so parts merge to what one index would have found, bit for bit (Jegou et al., Product Quantization
+for Nearest Neighbor Search, 2011; Andre et al., Quicker ADC, 2019, for the fast scan). Codes' scores are coarse:
+over-fetched hits are re-scored from the stored vectors (retrieve.shortlist), and leave no other trace.
 
 Half of all queries tie at their last hit, since fast scan sums 8-bit table entries: ties are decided by doc_row, and
 where they reach beyond what was fetched, more is fetched.
