@@ -94,7 +94,8 @@ class OtherCluster(Section):
     """Drops candidates of the clusters that the query's positives are in.
 
     Args:
-        clusters: number of clusters that the documents' vectors are cut into; null: the root of the documents' number.
+        clusters: number of clusters that the documents' vectors are cut into; null: the lists of the round's ivfpq
+            index, or, where there is none, the root of the documents' number.
         column: of `corpus.metadata` that names each document's cluster, instead.
     """
 

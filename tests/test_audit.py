@@ -55,6 +55,8 @@ def test_what_raymine_writes_is_clean(name: str, mined: raymine.Round, data: Pat
     result = audit([str(Path(mined.path) / "shards" / name)], [], [], ids)
     assert result.is_clean, result.checks
     assert queries and documents and result.num_rows > 30
+    looked_at = next(check.of for check in result.checks if check.name == "scores that are not finite")
+    assert looked_at >= mined.negatives().num_rows
     if name not in NOT_ONCE:
         assert result.num_negatives == mined.negatives().num_rows
     if name == "flagembedding":
@@ -203,6 +205,14 @@ SCORED: dict[str, dict[str, Any]] = {
     "automodel": {
         "question": "q", "pos_doc": ["a"], "neg_doc": ["b"], "pos_scores": [1.0], "neg_scores": [float("nan")]
     },
+    "dpr": {
+        "question": "q",
+        "positive_ctxs": [{"text": "a", "score": 1.0}],
+        "negative_ctxs": [],
+        "hard_negative_ctxs": [{"text": "b", "score": float("nan")}],
+    },
+    "arctic": {"QUERY_ID": "q", "DOCUMENT_ID": "b", "RELEVANCE": -1, "SCORE": float("nan")},
+    "arctic positives": {"QUERY_ID": "q", "DOCUMENT_ID": "a", "RELEVANCE": 1, "SCORE": float("nan")},
     "ms-swift": {
         "messages": _message("q"),
         "positive_messages": [_message("a")],

@@ -73,8 +73,10 @@ def _tevatron_v2(row: Made, names: list[str]) -> Row:
 
 
 def _dpr(row: Made, names: list[str]) -> Row:
-    negatives = [*row.get("negative_ctxs", []), *row["hard_negative_ctxs"]]
-    return Row(row["question"], [c["text"] for c in row["positive_ctxs"]], [c["text"] for c in negatives])
+    sides = [row["positive_ctxs"], [*row.get("negative_ctxs", []), *row["hard_negative_ctxs"]]]
+    found = [[context["text"] for context in side] for side in sides]
+    scores = [[context["score"] for context in side if "score" in context] for side in sides]
+    return Row(row["question"], found[0], found[1], scores[0], scores[1])
 
 
 def _msmarco(row: Made, names: list[str]) -> Row:
@@ -115,8 +117,10 @@ def _automodel(row: Made, names: list[str]) -> Row:
 
 
 def _arctic(row: Made, names: list[str]) -> Row:
-    sides = ([row["DOCUMENT_ID"]] if row["RELEVANCE"] > 0 else [], [row["DOCUMENT_ID"]] if row["RELEVANCE"] < 0 else [])
-    return Row(row["QUERY_ID"], *sides, by_id=True)
+    document, scores = [row["DOCUMENT_ID"]], [row["SCORE"]] if "SCORE" in row else []
+    if row["RELEVANCE"] > 0:
+        return Row(row["QUERY_ID"], document, [], scores, by_id=True)
+    return Row(row["QUERY_ID"], [], document, [], scores, by_id=True)
 
 
 def _simlm(row: Made, names: list[str]) -> Row:

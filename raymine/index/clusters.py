@@ -1,7 +1,7 @@
 """Clusters of the documents' vectors, for filters: k-means on a seeded sample, then the nearest centroid of each.
 
-They are their own, not the lists of an ivfpq index, so that verdicts do not depend on which index was searched. Cost:
-the k-means of ivfpq's training, and one product of each document with the centroids.
+For rounds whose search has no lists, or whose config asks for a number of clusters: an ivfpq index brings its own.
+Cost: the k-means of ivfpq's training, and one product of each document with the centroids.
 """
 
 from __future__ import annotations

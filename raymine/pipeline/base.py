@@ -21,7 +21,8 @@ class Tables:
     `earlier` and `settled`: of each query block, the lineage of the rounds before and the queries that keep their
     negatives, where the round owes them slots. `lineage`: the same after this round.
     `pool`: of each corpus shard, the documents that were embedded, where not all were.
-    `centroids`: of the ivfpq index, where there is one.
+    `centroids`: of the ivfpq index, where there is one. `clusters`: of each corpus shard, the file of its part of that
+    index that says in which list each document is.
     """
 
     corpus: list[Shard] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Tables:
     verdicts: list[Shard] = field(default_factory=list)
     pool: list[Shard] = field(default_factory=list)
     centroids: list[Shard] = field(default_factory=list)
+    clusters: list[Shard] = field(default_factory=list)
 
     @property
     def num_documents(self) -> int:

@@ -77,6 +77,9 @@ def _search_ivfpq(context: Context) -> Found:
     tasks = _vector_parts(context, limits.documents)
     step = Step("build_part", BuildPart, {"index": trained.path}, trained.sha256, tasks, resources, unit="documents")
     built = context.run(step).done
+    tables.clusters = [
+        done.outputs[1] for done, part in zip(built, parts(tables.corpus, limits.documents), strict=True) for _ in part
+    ]
     probes = _choose_probes(context, trained, built)
     context.facts["ivfpq"] |= probes
     settings: dict[str, Any] = {"index": trained.path, "nprobe": probes["nprobe"]}

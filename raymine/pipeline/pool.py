@@ -54,7 +54,7 @@ def search(
         tried[-1]["missed"] = _missed(context, result[0].found, min(top, config.retrieve.dense.k), probe, size)
         if tried[-1]["missed"] <= config.rounds.max_missed:
             return result
-    tables.corpus_vectors, tables.pool = [], []
+    tables.corpus_vectors, tables.pool, tables.clusters = [], [], []
     return None
 
 

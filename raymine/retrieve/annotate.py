@@ -101,8 +101,8 @@ class Annotate:
         """Writes notes, bucketed by query block.
 
         Args:
-            task: inputs corpus, vectors, metadata and clusters (the shard's files; all but the first may be None),
-                first_row (its first doc_row), bucket (the shard).
+            task: inputs corpus, vectors, metadata and clusters (the shard's files; all but the first may be None, and
+                the last may hold documents of other shards), first_row (its first doc_row), bucket (the shard).
         """
         documents = self._documents(task)
         path = task.inputs["vectors"]
@@ -119,7 +119,10 @@ class Annotate:
                 rows, values = np.empty(0, np.int64), pa.chunked_array([], schemas.trait_field(name).type)
             elif name == "cluster":
                 clusters = storage.read_table(path)
-                rows, values = clusters["doc_row"].to_numpy() - task.inputs["first_row"], clusters[name]
+                begin = task.inputs["first_row"]
+                first, last = np.searchsorted(clusters["doc_row"].to_numpy(), [begin, begin + len(documents)])
+                clusters = clusters.slice(first, last - first)
+                rows, values = clusters["doc_row"].to_numpy() - begin, clusters[name]
             else:
                 values = storage.read_table(path, [name])[name]
                 rows = np.arange(len(values), dtype=np.int64)
