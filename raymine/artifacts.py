@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from raymine import storage
 from raymine.errors import InputError, too_many
 from raymine.fingerprint import fingerprint
+from raymine.resident import begin_peak, peak_bytes
 from raymine.storage import Shard
 
 
@@ -187,6 +188,7 @@ class Work:
 
     def __init__(self, step: Step, workspace: str, run: dict[str, Any]) -> None:
         self.step, self.workspace, self.run = step, workspace, run
+        begin_peak()
         begin = time.perf_counter()
         self.stage = step.stage(**step.settings)
         self.clock = SharedClock(time.perf_counter() - begin)
@@ -220,6 +222,7 @@ class Work:
             "cpus": self.step.resources.cpus,
             "gpus": self.step.resources.gpus,
             "bytes_out": sum(shard.num_bytes for shard in record.outputs),
+            "peak_bytes": peak_bytes(),
             **figures,
         }
         marker = {"key": task.key, "outputs": outputs, "info": record.info, "ledger": ledger}

@@ -57,7 +57,10 @@ def _counted(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Sums over the tasks of one step: of those that were done, but for `reused` (their number) and `saved_s`."""
+    """Sums over the tasks of one step: of those that were done, but for `reused` (their number) and `saved_s`.
+
+    `peak_bytes` is no sum: the resident memory of the largest worker.
+    """
 
     step: str
     tasks: int
@@ -67,6 +70,7 @@ class StepCost:
     tokens: int
     bytes_in: int
     bytes_out: int
+    peak_bytes: int
     cache_hits: int
     wall_s: float
     device_s: float
@@ -98,6 +102,7 @@ def _sum(name: str, rows: list[dict[str, Any]]) -> StepCost:
         tokens=total("tokens"),
         bytes_in=total("bytes_in"),
         bytes_out=total("bytes_out"),
+        peak_bytes=max((row["peak_bytes"] for row in done), default=0),
         cache_hits=total("cache_hits"),
         wall_s=total("wall_s"),
         device_s=total("device_s"),

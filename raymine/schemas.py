@@ -313,7 +313,8 @@ SHORTFALL = pa.schema(
     ]
 )
 # A row per task. What was found made by an earlier round is `reused`: its figures are those of that time, but for its
-# seconds, which are 0 and stand in `saved_s`.
+# seconds, which are 0 and stand in `saved_s`. `peak_bytes` is the worker's resident memory at its highest, from when it
+# began the step until the task was done.
 LEDGER = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
@@ -329,6 +330,7 @@ LEDGER = pa.schema(
         pa.field("tokens", pa.int64(), nullable=False),
         pa.field("bytes_in", pa.int64(), nullable=False),
         pa.field("bytes_out", pa.int64(), nullable=False),
+        pa.field("peak_bytes", pa.int64(), nullable=False),
         pa.field("cache_hits", pa.int64(), nullable=False),
         pa.field("reused", pa.bool_(), nullable=False),
         pa.field("saved_s", pa.float64(), nullable=False),

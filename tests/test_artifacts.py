@@ -1,5 +1,6 @@
 """Steps: what is done is found, what is not is done, and a task's fault costs no other task its work."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,27 @@ def test_a_marker_carries_the_ledger_row_and_relative_paths(artifacts: Artifacts
     assert done.ledger["run_id"] == "run" and done.ledger["step"] == "square" and done.ledger["rows_out"] == 1
     assert done.ledger["bytes_out"] == done.outputs[0].num_bytes > 0
     assert done.ledger["device_s"] == 0 < done.ledger["wall_s"]
+
+
+class Fills:
+    """A stage that holds so many bytes for a moment."""
+
+    calls_in_flight = 1
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+
+    def __call__(self, task: Task) -> Record:
+        return Record(rows_in=len(b"x" * self.num_bytes))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there the peak begins anew with each step")
+def test_a_ledger_row_has_the_memory_of_its_step(artifacts: Artifacts) -> None:
+    """What a step before it held does not count."""
+    sizes = [300 << 20, 1 << 20]
+    steps = [Step(f"fills-{size}", Fills, {"num_bytes": size}, size, [Task("all", {})]) for size in sizes]
+    large, small = (artifacts.run(step).done[0].ledger["peak_bytes"] for step in steps)
+    assert large > sizes[0] and 10 << 20 < small < large - (250 << 20)
 
 
 def test_time_in_a_worker_is_shared_out_among_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:

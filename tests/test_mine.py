@@ -150,6 +150,7 @@ def test_cost_closes_over_the_ledger(mined: raymine.Round) -> None:
     total = mined.cost[-1]
     assert total.step == "total" and total.tasks == len(rows)
     assert total.wall_s == pytest.approx(sum(row["wall_s"] for row in rows))
+    assert total.peak_bytes == max(row["peak_bytes"] for row in rows) > 100_000_000
     assert total.usd is not None and total.usd > 0
     embedded = next(cost for cost in mined.cost if cost.step == "embed_documents")
     assert embedded.rows_in == 260 and embedded.rows_out == 256 and embedded.tokens > 1000
