@@ -104,7 +104,11 @@ class Runner:
 
 
 def is_static(model: Any) -> bool:
-    """Whether a model's first module is sentence-transformers' own StaticEmbedding."""
+    """Whether a model's first module is sentence-transformers' own StaticEmbedding, or what stands for it."""
+    from raymine.embed.static import StaticModel
+
+    if isinstance(model, StaticModel):
+        return True
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     return type(model[0]) is StaticEmbedding
@@ -143,32 +147,49 @@ def load(family: str, config: EmbedConfig | RescoreConfig) -> Any:
     Raises:
         ConfigError: there is no such model, or it is not of that family.
     """
-    import sentence_transformers
     import torch
 
     folder = models.local_model(config.model or "", config.revision)
     dtype = getattr(torch, config.dtype)
+    static = _static(folder) if family == "SentenceTransformer" else None
+    model = static if static is not None else _loaded(family, folder, config, dtype)
+    weight = next(model.parameters(), None)
+    if weight is not None and weight.dtype != dtype:
+        model.to(dtype)  # modules that are not transformers (StaticEmbedding) ignore model_kwargs
+    set_max_length(model, config.max_length, config.model or "")
+    return model.eval()
+
+
+def _static(folder: str) -> Any:
+    """A static model without sentence-transformers; None where it is not one, or there is a GPU."""
+    import torch
+
+    from raymine.embed.static import load_static
+
+    return None if torch.cuda.is_available() else load_static(folder)
+
+
+def _loaded(family: str, folder: str, config: EmbedConfig | RescoreConfig, dtype: torch.dtype) -> Any:
+    import sentence_transformers
+    import torch
+    from safetensors import SafetensorError
+
     try:
         with _quiet():
-            model = getattr(sentence_transformers, family)(
+            return getattr(sentence_transformers, family)(
                 folder,
                 device="cuda" if torch.cuda.is_available() else "cpu",
                 trust_remote_code=config.trust_remote_code,
                 local_files_only=not config.trust_remote_code,
                 model_kwargs={"dtype": dtype},
             )
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, SafetensorError) as error:
         raise ConfigError(
             f"model {config.model!r} cannot be loaded as a {family}",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             expected=f"a model that sentence_transformers.{family} loads",
             fix="check the path; for a model with code of its own set trust_remote_code: true if you trust it",
         ) from error
-    weight = next(model.parameters(), None)
-    if weight is not None and weight.dtype != dtype:
-        model.to(dtype)  # modules that are not transformers (StaticEmbedding) ignore model_kwargs
-    set_max_length(model, config.max_length, config.model or "")
-    return model.eval()
 
 
 @contextmanager

@@ -13,7 +13,6 @@ sample faster, and nothing of a sample is ever found by a round.
 from __future__ import annotations
 
 import importlib
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from raymine import inference, schemas, storage
-from raymine.artifacts import Artifacts, Executor, Record, Resources, Step, Task
+from raymine.artifacts import Artifacts, Executor, Resources
 from raymine.config import Config
 from raymine.embed.sentence_transformer import Description
 from raymine.errors import UserError
@@ -152,7 +151,7 @@ class Measuring:
             overlap=overlap(few.units, more.units, largest.units),
             documents=round(largest.units["documents"]),
             queries=round(largest.units["queries"]),
-            base_bytes=self._memory(largest.context.artifacts),
+            base_bytes=max(done.ledger["peak_bytes"] for result in largest.context.results for done in result.done),
             parameters=parameters(self.config),
             took_s=time.perf_counter() - begin,
         )
@@ -279,11 +278,6 @@ class Measuring:
             for num_shards, num_blocks in _unlike(len(documents), len(tables.queries))
         ]
 
-    def _memory(self, artifacts: Artifacts) -> int:
-        """Bytes that a worker had in use at most: of this program, or of the cluster's worker that worked last."""
-        step = Step("peak_memory", PeakMemory, {}, {}, [Task("memory", {})])
-        return int(artifacts.run(step).done[0].info["peak_bytes"])
-
 
 def _unlike(num_shards: int, num_blocks: int) -> list[tuple[int, int]]:
     """Many documents for few queries, few for many, and many for many."""
@@ -310,16 +304,6 @@ def _around(files: Sequence[Shard], count: int, name: str, draw: np.random.Gener
         table = schemas.vector_table(np.arange(size), made.astype(known.dtype))
         shards.append(storage.write_arrow(f"{name}-{number}.arrow", table))
     return placed(shards)
-
-
-class PeakMemory:
-    """Says how much memory its process had at most."""
-
-    calls_in_flight = 1
-
-    def __call__(self, task: Task) -> Record:
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Record(info={"peak_bytes": kilobytes * (1 if sys.platform == "darwin" else 1024)})
 
 
 def parameters(config: Config) -> dict[str, int]:

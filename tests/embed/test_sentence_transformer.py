@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tiny_models
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import BoW, Dense, Normalize, Pooling, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    BoW,
+    Dense,
+    Normalize,
+    Pooling,
+    Router,
+    StaticEmbedding,
+    Transformer,
+)
 
 from raymine import inference
 from raymine.config import EmbedConfig
 from raymine.embed import describe
 from raymine.embed.sentence_transformer import SentenceTransformerEncoder, Side
+from raymine.embed.static import load_static
 from raymine.errors import ConfigError
 
 TEXTS = tiny_models.texts(90, seed=1)
@@ -49,6 +61,83 @@ def test_static_embedding_equals_the_models_own_encoding(static_model: str, side
     made = encoded(EmbedConfig(model=static_model, batch_tokens=200), side)
     np.testing.assert_allclose(made, oracle(static_model, side, normalize_embeddings=True), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+
+
+def saved_static(folder: Path, *more: Any, dtype: torch.dtype = torch.float32, **options: Any) -> str:
+    """A static model of words' vectors with modules after it, as sentence-transformers saves it."""
+    draw = torch.Generator().manual_seed(3)
+    tokenizer = tiny_models.wordpiece()
+    weights = torch.randn(tokenizer.get_vocab_size(), 24, generator=draw).to(dtype)
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights), *more], **options)
+    model.save(str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["plain", "normalized", "half", "prompts", "model2vec"])
+def test_a_static_model_is_read_without_sentence_transformers(tmp_path: Path, name: str) -> None:
+    """And has the same vectors to the bit, prompts and similarity, in either number format."""
+    options = {"prompts": {"query": "heart graph: ", "title": "t"}, "similarity_fn_name": "dot"}
+    folder = saved_static(
+        tmp_path,
+        *([Normalize()] if name in ("normalized", "model2vec") else []),
+        dtype=torch.float16 if name == "half" else torch.float32,
+        **(options if name == "prompts" else {}),
+    )
+    if name == "model2vec":
+        weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+        safetensors.torch.save_file({"embeddings": weights["embedding.weight"]}, tmp_path / "model.safetensors")
+    ours, own = load_static(folder), SentenceTransformer(folder, device="cpu")
+    assert ours is not None and type(own[0]) is StaticEmbedding
+    assert (ours.prompts, ours.default_prompt_name) == (own.prompts, own.default_prompt_name)
+    assert ours.similarity_fn_name == own.similarity_fn_name == ("dot" if name == "prompts" else "cosine")
+    for side in SIDES:
+        features = inference.bag_of_tokens(own[0].tokenizer, TEXTS, ours.prompts[side])
+        expected = own(dict(features))["sentence_embedding"]
+        assert (
+            torch.equal(ours(features)["sentence_embedding"], expected)
+            and expected.dtype == ours.embedding.weight.dtype
+        )
+        made = encoded(EmbedConfig(model=folder), side)
+        np.testing.assert_allclose(made, oracle(folder, side, normalize_embeddings=name != "prompts"), atol=1e-3)
+
+
+def test_reading_a_static_model_imports_no_sentence_transformers(static_model: str) -> None:
+    """Its import takes longer than a small round."""
+    script = (
+        "import sys; from raymine.config import EmbedConfig; from raymine.embed import describe;"
+        f"print(describe(EmbedConfig(model={static_model!r}))['dim'], 'sentence_transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["16", "False"]
+
+
+@pytest.mark.parametrize("name", ["dense", "pickled", "mapped", "foreign", "default", "missing", "broken"])
+def test_a_model_that_is_not_plainly_static_is_left_to_sentence_transformers(tmp_path: Path, name: str) -> None:
+    folder = saved_static(tmp_path, *([Dense(24, 8)] if name == "dense" else []))
+    weights = tmp_path / "model.safetensors"
+    config = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+    if name == "pickled":
+        torch.save(safetensors.torch.load_file(weights), tmp_path / "pytorch_model.bin")
+        weights.unlink()
+    elif name == "mapped":
+        table = safetensors.torch.load_file(weights)["embedding.weight"]
+        mapping = torch.arange(len(table)).flip(0)
+        safetensors.torch.save_file({"embeddings": table, "mapping": mapping}, weights)
+    elif name in ("foreign", "default"):
+        changed = {"model_type": "SparseEncoder"} if name == "foreign" else {"default_prompt_name": "none such"}
+        (tmp_path / "config_sentence_transformers.json").write_text(json.dumps({**config, **changed}))
+    elif name == "missing":
+        (tmp_path / "tokenizer.json").unlink()
+    elif name == "broken":
+        weights.write_bytes(b"no weights")
+    assert load_static(folder) is None
+    if name in ("dense", "pickled", "mapped"):
+        np.testing.assert_allclose(
+            encoded(EmbedConfig(model=folder), "query"), oracle(folder, "query", normalize_embeddings=True), atol=1e-5
+        )
+    elif name != "foreign":
+        with pytest.raises(ConfigError, match="cannot be loaded"):
+            describe(EmbedConfig(model=folder))
 
 
 @pytest.mark.parametrize("prompt", ["", "heart graph: "])
