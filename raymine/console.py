@@ -213,6 +213,7 @@ def print_plan(found: Plan, console: Console) -> None:
             f"calibrated ({found.executor}) on {how['documents']:,} documents and {how['queries']:,} queries{took}"
         )
     lines += [f"reused: {line}" for line in found.reused]
+    lines += [f"cheaper: {line}" for line in found.advice]
     lines += [f"assumed: {line}" for line in found.assumptions]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -258,7 +259,7 @@ def cost_table(costs: Sequence[StepCost]) -> Table:
     priced = any(cost.usd is not None for cost in costs)
     table = Table(title="What it cost", title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("step", no_wrap=True)
-    for name in ("shards", "rows", "tokens", "cached", "memory", "work", "device", *(["USD"] if priced else [])):
+    for name in ("shards", "rows", "tokens", "cached", "work", "device", *(["USD"] if priced else [])):
         table.add_column(name, justify="right", no_wrap=True)
     total = costs[-1]
     if total.reused:
@@ -271,7 +272,6 @@ def cost_table(costs: Sequence[StepCost]) -> Table:
     for cost in [*(cost for cost in costs[:-1] if cost.tasks), total]:
         numbers = [cost.tasks, cost.rows_out, cost.tokens, cost.cache_hits]
         cells = [cost.step, *(count(number) if number else "-" for number in numbers)]
-        cells += [f"{cost.peak_bytes / 1e9:.2f} GB" if cost.tasks else "-"]
         cells += [f"{cost.wall_s:,.1f} s", f"{cost.device_s:,.1f} s"]
         if priced:
             cells.append("-" if cost.usd is None else f"{cost.usd:.5f}")

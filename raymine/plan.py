@@ -33,6 +33,8 @@ from raymine.planning.published import Cluster
 from raymine.planning.size import Size, candidates_per_query, cut, of_tables
 from raymine.storage import HashCache
 
+WORTH_SAYING, WORTH_SAYING_S = 0.9, 1.0  # share of embedding with kept tokens, and seconds that they save, at least
+
 
 @dataclass(frozen=True)
 class Variation:
@@ -80,6 +82,7 @@ class Plan:
         memory_bytes: of the largest worker, as predicted.
         calibration: documents and queries of the largest sample, seconds that it took, whether it was done just now.
         reused: what is found made: steps as a whole, in part, and scores.
+        advice: what would be cheaper, a line each.
         assumptions: what the numbers go by, a line each.
         warnings: what will not do, a line each.
     """
@@ -109,6 +112,7 @@ class Plan:
     memory_bytes: float = 0.0
     calibration: dict[str, Any] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -181,7 +185,9 @@ def _plan(context: Context, embedder: Description | None, asked: Variation, is_d
         measured = replace(measured, rates=predict.on_gpus(measured.rates))
     size = _size(context, measured, asked, num_documents, num_queries)
     num_workers = context.artifacts.executor.num_workers
-    given = Conditions(config, size, num_workers, asked.cluster, measured.parameters)
+    kept = reuse.share_tokenized(context, embedder) if asked.is_the_round else 0.0
+    share = 1 - kept * (1 - (measured.kept_tokens or 1.0))
+    given = Conditions(config, size, num_workers, asked.cluster, measured.parameters, share)
     found = reuse.steps_done(context, embedder) if asked.is_the_round else {}
     scores = _known_scores(context, found, size) if config.rescore and asked.is_the_round else 0.0
     growth = {"documents": num_documents / tables.num_documents, "queries": num_queries / max(1, tables.num_queries)}
@@ -199,7 +205,7 @@ def _plan(context: Context, embedder: Description | None, asked: Variation, is_d
                 "took_s": measured.took_s,
                 "is_new": is_new,
             },
-            reused=[*_reused(steps, found, scores), *_tokens(context, embedder, steps)],
+            reused=[*_reused(steps, found, scores), *_tokens(kept, share, steps)],
         ),
         context,
         measured,
@@ -269,13 +275,26 @@ def _reused(steps: Sequence[StepPlan], found: dict[str, reuse.Found], scores: fl
     return lines
 
 
-def _tokens(context: Context, embedder: Description | None, steps: Sequence[StepPlan]) -> list[str]:
+def _tokens(kept: float, share: float, steps: Sequence[StepPlan]) -> list[str]:
     """What is said of kept tokens, where documents are still to be embedded."""
-    kept = reuse.num_tokenized(context, embedder)
     if not kept or not any(step.step == "embed_documents" and step.state == "to do" for step in steps):
         return []
-    every = len(context.tables.corpus)
-    return [f"tokens of {kept:,} of {every:,} document shards are kept; embedding is planned as if they were not"]
+    return [f"tokens of {kept:.0%} of the documents are kept: embedding takes {share:.0%} of what it would"]
+
+
+def _keep_tokens(made: Plan, config: Config, measured: Measured) -> list[str]:
+    """Whether it would pay to keep tokens for later rounds."""
+    embedding_s = sum(step.wall_s for step in made.steps if step.step == "embed_documents")
+    if made.rounds == 1 or config.resources.keep_tokens or measured.kept_tokens is None:
+        return []
+    saved_s = embedding_s * (1 - measured.kept_tokens)
+    if saved_s < WORTH_SAYING_S or measured.kept_tokens > WORTH_SAYING:
+        return []
+    room = measured.kept_bytes * made.num_documents / 1e9
+    return [
+        f"`resources.keep_tokens: true` pays: each later round embeds in {measured.kept_tokens:.0%} of the time, "
+        f"{saved_s:,.0f} s less, for {room:,.2f} GB of tokens"
+    ]
 
 
 def _summed(made: Plan, context: Context, measured: Measured, given: Conditions, asked: Variation) -> Plan:
@@ -288,7 +307,10 @@ def _summed(made: Plan, context: Context, measured: Measured, given: Conditions,
     prices = [step.usd for step in steps]
     usd = None if None in prices else float(sum(price or 0.0 for price in prices))
     reading = {result.step.name for result in context.results}
-    later_s, later_usd = predict.later_round(steps, reading, _share_of_any_checkpoint(config))
+    later = {"rescore": 1 - _share_of_any_checkpoint(config)}
+    if config.resources.keep_tokens:
+        later["embed_documents"] = (measured.kept_tokens or 1.0) / given.embedding
+    later_s, later_usd = predict.later_round(steps, reading, later)
     more = asked.rounds - 1
     tokens = next((step.tokens / max(step.rows, 1) for step in steps if step.step == "embed_documents"), 0.0)
     memory_bytes = warn.worker_bytes(given.size, config, measured.base_bytes, tokens)
@@ -304,6 +326,7 @@ def _summed(made: Plan, context: Context, measured: Measured, given: Conditions,
         rounds_wall_s=total("wall_s") + more * later_s,
         rounds_usd=None if usd is None or later_usd is None else usd + more * later_usd,
         memory_bytes=memory_bytes,
+        advice=_keep_tokens(made, config, measured),
         assumptions=_assumptions(made, context, measured, asked),
         warnings=warn.warnings(
             config, workspace, executor, asked.cluster, memory_bytes, total("num_bytes"), measured.parameters
@@ -339,5 +362,6 @@ def _assumptions(made: Plan, context: Context, measured: Measured, asked: Variat
     if asked.rounds > 1:
         share = _share_of_any_checkpoint(context.config)
         scores = f", and the teacher's scores of {share:.0%} of the pairs" if context.config.rescore else ""
-        lines.append(f"later rounds: another checkpoint each, which finds the inputs and BM25 made{scores}")
+        tokens = ", and the documents' tokens" if context.config.resources.keep_tokens else ""
+        lines.append(f"later rounds: another checkpoint each, which finds the inputs and BM25 made{scores}{tokens}")
     return lines

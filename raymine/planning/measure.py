@@ -28,7 +28,7 @@ from raymine.embed.sentence_transformer import Description
 from raymine.errors import UserError
 from raymine.executor import make_executor
 from raymine.index.plain_race import PAIRS as SMALL_PAIRS
-from raymine.pipeline import dense, retrieval
+from raymine.pipeline import dense, embedding, retrieval
 from raymine.pipeline.base import Context, Tables, placed
 from raymine.pipeline.run import run_steps
 from raymine.pipeline.sizes import CHUNK_DOCUMENTS
@@ -87,6 +87,9 @@ class Measured:
         overlap: of the sources.
         documents, queries: of the largest sample.
         base_bytes: memory of a worker that has loaded everything and worked on a sample.
+        kept_tokens: seconds of embedding documents whose tokens are kept, as a share of those that it takes otherwise;
+            None where no documents are embedded.
+        kept_bytes: of the tokens of a document.
         parameters: of `embed` and `rescore`: those that every token is multiplied with (embedding tables are not).
         took_s: seconds of the measuring.
     """
@@ -96,6 +99,8 @@ class Measured:
     documents: int
     queries: int
     base_bytes: int
+    kept_tokens: float | None
+    kept_bytes: float
     parameters: dict[str, int]
     took_s: float
 
@@ -143,6 +148,7 @@ class Measuring:
         for each in (few, more, largest):
             self._see(each)
         self._search_apart(largest)
+        kept_tokens, kept_bytes = self._keep_tokens(largest)
         rates = self.seen.rates()
         if "search_exact" in rates:
             rates["search_exact"] = replace(rates["search_exact"], start_s=rates["search_exact"].start_s + numba_s)
@@ -152,6 +158,8 @@ class Measuring:
             documents=round(largest.units["documents"]),
             queries=round(largest.units["queries"]),
             base_bytes=max(done.ledger["peak_bytes"] for result in largest.context.results for done in result.done),
+            kept_tokens=kept_tokens,
+            kept_bytes=kept_bytes,
             parameters=parameters(self.config),
             took_s=time.perf_counter() - begin,
         )
@@ -245,6 +253,21 @@ class Measuring:
                     self.seen.points[name] = []  # what the samples said of it says nothing
                 if name in SEARCHES or is_whole:
                     self.seen.add(result, size.units, tables, is_first=number == 0)
+
+    def _keep_tokens(self, largest: Sample) -> tuple[float | None, float]:
+        """Embeds the sample's documents without tokens kept, then keeping them, then from those."""
+        embedder, tables = self.job.embedder, largest.context.tables
+        if embedder is None or "embed_documents" not in {result.step.name for result in largest.context.results}:
+            return None, 0.0
+        folder = storage.join(self._folder(), "tokens")
+        seconds = []
+        for kept in (None, folder, folder):
+            context = self._context(self._folder(), tables)
+            step = embedding.embed_step(context, "document", tables.corpus, embedder)
+            done = context.run(replace(step, settings={**step.settings, "tokens": kept})).done
+            seconds.append(sum(each.ledger["wall_s"] for each in done))
+        num_bytes = sum(fs.size(path) for fs, path in map(storage.filesystem, storage.list_files(folder)))
+        return min(1.0, seconds[2] / seconds[0]), num_bytes / max(1, tables.num_documents)
 
     def _dense_searches(self, largest: Sample) -> list[Tables]:
         """Vectors drawn around the sample's: few and many documents, few and many queries."""

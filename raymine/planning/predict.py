@@ -68,6 +68,7 @@ class Conditions:
         num_workers: of steps with some resources, here.
         cluster: that is not at hand; None: here.
         parameters: of the models, for a cluster's GPUs.
+        embedding: what embedding documents takes, as a share of what it takes without kept tokens.
     """
 
     config: Config
@@ -75,6 +76,7 @@ class Conditions:
     num_workers: Callable[[Resources], int]
     cluster: Cluster | None = None
     parameters: Mapping[str, int] = field(default_factory=dict)
+    embedding: float = 1.0
 
     @property
     def prices(self) -> Prices:
@@ -110,7 +112,7 @@ def predict(
 
 def _line(name: str, rate: Rate, units: Mapping[str, float], share: float, given: Conditions) -> StepPlan:
     tokens = share * total(rate.tokens, units)
-    seconds = share * total(rate.seconds, units)
+    seconds = share * total(rate.seconds, units) * (given.embedding if name == "embed_documents" else 1.0)
     num_tasks = round(units[TASKS])
     to_do = max(1, round(share * num_tasks))
     line = StepPlan(
@@ -236,17 +238,18 @@ def _read_tasks(name: str, num_read: int, num_bytes: float, size: Size) -> int:
     return cut.get(name, 1)
 
 
-def later_round(lines: Sequence[StepPlan], reading: Collection[str], known_share: float) -> tuple[float, float | None]:
-    """Wall seconds and price of a round with another checkpoint: inputs and BM25 are found, and some scores.
+def later_round(
+    lines: Sequence[StepPlan], reading: Collection[str], shares: Mapping[str, float]
+) -> tuple[float, float | None]:
+    """Wall seconds and price of a round with another checkpoint: inputs and BM25 are found, and some scores or tokens.
 
     Args:
         lines: of a whole first round.
         reading: steps that read the inputs.
-        known_share: of the teacher's pairs, those that any checkpoint asks for.
+        shares: of what a step takes in the first round, what it takes then; of those not named, all.
     """
     again = [line for line in lines if line.step not in (*OF_NO_CHECKPOINT, *reading)]
-    shares = [1 - known_share if line.step == "rescore" else 1.0 for line in again]
-    wall_s = sum(share * line.wall_s for share, line in zip(shares, again, strict=True))
-    prices = [share * line.usd if line.usd is not None else None for share, line in zip(shares, again, strict=True)]
+    wall_s = sum(shares.get(line.step, 1.0) * line.wall_s for line in again)
+    prices = [None if line.usd is None else shares.get(line.step, 1.0) * line.usd for line in again]
     known = [price for price in prices if price is not None]
     return wall_s, sum(known) if len(known) == len(prices) else None

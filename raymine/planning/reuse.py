@@ -94,10 +94,11 @@ def num_scores(context: Context) -> int:
     return sum(counts)
 
 
-def num_tokenized(context: Context, embedder: Description | None) -> int:
-    """Document shards whose tokens are kept, for any checkpoint with this tokenizer."""
+def share_tokenized(context: Context, embedder: Description | None) -> float:
+    """Share of the documents whose tokens are kept, for any checkpoint with this tokenizer."""
     if embedder is None or not context.config.resources.keep_tokens:
-        return 0
+        return 0.0
     files = storage.list_files(embedding.tokens_folder(context, "document", embedder), ".arrow")
     kept = {path.rsplit("/", 1)[1].removesuffix(".arrow") for path in files}
-    return sum(shard.sha256 in kept for shard in context.tables.corpus)
+    found = sum(shard.num_rows for shard in context.tables.corpus if shard.sha256 in kept)
+    return found / max(1, context.tables.num_documents)

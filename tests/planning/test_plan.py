@@ -7,6 +7,7 @@ from typing import Any
 
 import mining
 import pytest
+import tiny_models
 from rich.console import Console
 
 from raymine import rounds
@@ -157,6 +158,31 @@ def test_what_is_made_is_not_planned_again(planned: Planned, config: Config, exe
     rescored = next(step for step in fewer.steps if step.step == "rescore")
     whole = next(step for step in planned[0].steps if step.step == "rescore")
     assert rescored.tokens < 0.3 * whole.tokens and any("have their score already" in line for line in fewer.reused)
+
+
+def test_tokens_that_are_kept_are_in_the_plan(
+    planned: Planned, config: Config, executor: Executor, tmp_path: Path
+) -> None:
+    """A later checkpoint takes the share that was measured; where none are kept, it is said what they would save."""
+    assert planned[1].kept_tokens is not None and 0 < planned[1].kept_tokens <= 1 and planned[1].kept_bytes > 10
+    measured = replace(planned[1], kept_tokens=0.25, kept_bytes=100.0)
+    resources = config.resources.model_copy(update={"keep_tokens": True})
+    keeping, workspace = config.model_copy(update={"resources": resources}), str(tmp_path / "workspace")
+    rounds.mine(keeping, workspace, executor)
+    assert config.embed is not None
+    later = config.embed.model_copy(update={"model": tiny_models.save_static(str(tmp_path / "later"), seed=1)})
+    made = plan(keeping.model_copy(update={"embed": later}), workspace, executor, measure=of(measured))
+    assert "tokens of 100% of the documents are kept: embedding takes 25% of what it would" in made.reused
+    first = plan(keeping, str(tmp_path / "other"), executor, measure=of(measured))
+    seconds = [next(step.worker_s for step in each.steps if step.step == "embed_documents") for each in (first, made)]
+    start_s = measured.rates["embed_documents"].start_s
+    assert seconds[1] - start_s == pytest.approx(0.25 * (seconds[0] - start_s)) and first.advice == made.advice == []
+    many = Variation(documents=10_000_000, rounds=3)
+    for asked, advice in ((config, 1), (keeping, 0)):
+        found = plan(asked, str(tmp_path / "other"), executor, measure=of(measured), asked=many)
+        assert len(found.advice) == advice and all(
+            "25% of the time" in line and "1.00 GB" in line for line in found.advice
+        )
 
 
 def test_a_plan_says_which_index_and_what_it_goes_by(planned: Planned, config: Config, executor: Executor) -> None:

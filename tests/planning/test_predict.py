@@ -38,6 +38,8 @@ MEASURED = Measured(
     documents=250,
     queries=20,
     base_bytes=500_000_000,
+    kept_tokens=0.25,
+    kept_bytes=50.0,
     parameters={"embed": 20_000_000, "rescore": 10_000_000},
     took_s=1.0,
 )
@@ -119,10 +121,24 @@ def test_a_later_round_finds_inputs_and_bm25_made() -> None:
     some = list(lines().values())
     read = replace(some[0], step="read_documents", state="done", wall_s=50.0)
     bm25 = replace(some[0], step="search_bm25", wall_s=50.0)
-    seconds, usd = predict.later_round([read, bm25, *some], {"read_documents"}, 0.25)
+    seconds, usd = predict.later_round([read, bm25, *some], {"read_documents"}, {"rescore": 0.75})
     every = sum(line.wall_s for line in some)
     assert seconds == pytest.approx(every - 0.25 * lines()["rescore"].wall_s)
     assert usd == pytest.approx(sum(line.usd or 0 for line in some) - 0.25 * (lines()["rescore"].usd or 0))
+
+
+def test_kept_tokens_make_embedding_cheaper() -> None:
+    """Of the seconds by document and task, not of what loading the model takes; and of later rounds' embedding."""
+    whole, kept = lines(), lines(embedding=0.25)
+    start_s = MEASURED.rates["embed_documents"].start_s
+    embed = kept["embed_documents"]
+    assert embed.worker_s - start_s == pytest.approx(0.25 * (whole["embed_documents"].worker_s - start_s))
+    assert {name: line for name, line in kept.items() if name != "embed_documents"} == {
+        name: line for name, line in whole.items() if name != "embed_documents"
+    }
+    some = list(whole.values())
+    seconds, _ = predict.later_round(some, (), {"embed_documents": 0.25})
+    assert seconds == pytest.approx(sum(line.wall_s for line in some) - 0.75 * whole["embed_documents"].wall_s)
 
 
 def test_warnings_come_before_what_cannot_work(tmp_path: Any) -> None:
