@@ -32,7 +32,7 @@ from raymine.loop import Training, train
 
 QUERIES = 5000
 TEACHER = {"layers": 2, "width": 64, "max_length": 64}
-TRAINING = Training(steps=150, batch_size=256, learning_rate=0.05)
+TRAINING = Training(steps=20, batch_size=256, learning_rate=0.05)
 ROUNDS = 3
 HOW: dict[str, dict[str, Any]] = {
     "full": {},

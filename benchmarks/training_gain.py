@@ -37,6 +37,7 @@ import numpy as np
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
+from training_distillation import Distilled, train_teacher, with_scores
 from training_strategies import (
     DENSE,
     DEPTH,
@@ -80,6 +81,11 @@ class Case:
     folder: Path
     embedder: Path
     shared: Path
+
+    @property
+    def teacher(self) -> Path:
+        """A cross-encoder that has learned from all queries but the test questions, trained when it is first needed."""
+        return train_teacher(self.folder, self.folder / "static", ("train", "first"), self.folder / "teacher")
 
 
 def prepare(data: Path, name: str, kind: str, num_queries: int, made: Path) -> Case:
@@ -135,6 +141,7 @@ def config(case: Case, model: Path, strategy: Strategy, seed: int) -> raymine.Co
             "positives": {"path": str(case.folder / "qrels" / "train.tsv")},
             "exclude": [str(case.folder / "qrels" / "test.tsv")],
             "embed": {"model": str(model)},
+            **({"rescore": {"model": str(case.teacher)}} if strategy.is_distilled else {}),
             "retrieve": strategy.retrieve or DENSE,
             "select": {"filters": strategy.filters, "sample": {"n": NEGATIVES, **strategy.sample}},
             "write": {"formats": ["trec"]},
@@ -209,6 +216,8 @@ class Cell:
         total, rows = mined.cost[-1], self._part(mined, number)
         # What was copied would have taken this strategy as long.
         lesson = Lesson(rows, total.wall_s + (total.saved_s if number == 0 else 0.0))
+        if strategy.is_distilled:
+            return Lesson(with_scores(rows, mined), lesson.mine_s, loss=Distilled)
         if not strategy.is_clustered:
             return lesson
         begin = time.perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-NEGATIVES, ROUNDS = 2, 3
+NEGATIVES, ROUNDS = 2, 5
 MARGIN = 0.05
 
 
@@ -20,6 +20,7 @@ class Strategy:
         sample: of raymine's config, besides n.
         rounds: how often it mines; each round trains an equal share of the steps.
         is_clustered: batches are of queries that resemble each other, and what may be an answer is masked in them.
+        is_distilled: a teacher scores the candidates, and its scores are learned beside the ranking.
     """
 
     retrieve: Mapping[str, Any] | None = None
@@ -27,6 +28,7 @@ class Strategy:
     sample: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 1
     is_clustered: bool = False
+    is_distilled: bool = False
 
 
 IN_BATCH, PEER = "in-batch only", "sentence-transformers, relative margin"
@@ -50,6 +52,7 @@ STRATEGIES = {
     PEER: Strategy(),
     "raymine": Strategy(**FILTERED),
     OURS: Strategy(**FILTERED, rounds=ROUNDS),
+    "raymine, rounds, distilled": Strategy(**FILTERED, rounds=ROUNDS, is_distilled=True),
     "raymine, clusters": Strategy(**FILTERED, is_clustered=True),
     "raymine, clusters, rounds": Strategy(**FILTERED, rounds=ROUNDS, is_clustered=True),
 }
