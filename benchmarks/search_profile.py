@@ -34,7 +34,7 @@ from raymine.pipeline.sizes import CHUNK_DOCUMENTS
 from raymine.storage import Shard
 
 DOCUMENTS, QUERIES = 1_000_000, 20_000
-# What a tile's time is made of; `final_scores` is also called by the others, for the few pairs that need it.
+# What a tile's time is made of.
 PARTS: dict[str, tuple[Any, str]] = {
     "products": (exact, "products"),
     "comparing with thresholds": (race.Race, "offer"),

@@ -51,7 +51,7 @@ def with_scores(rows: Any, mined: rounds.Round) -> Any:
 class Distilled(torch.nn.Module):
     """MultipleNegativesRankingLoss, and how far the model's distribution over a row's documents is from the teacher's.
 
-    The second term is the Kullback-Leibler divergence of softmaxes, as in RocketQAv2 (Ren et al. 2021, section 4.1).
+    The second term is the Kullback-Leibler divergence of softmaxes, as in RocketQAv2 (Ren et al. 2021).
     """
 
     def __init__(self, model: Any) -> None:

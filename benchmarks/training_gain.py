@@ -85,7 +85,8 @@ class Case:
     @property
     def teacher(self) -> Path:
         """A cross-encoder that has learned from all queries but the test questions, trained when it is first needed."""
-        return train_teacher(self.folder, self.folder / "static", ("train", "first"), self.folder / "teacher")
+        words = models.train_static(self.folder, self.folder / "static", SEED, "first")  # it begins with their vectors
+        return train_teacher(self.folder, words, ("train", "first"), self.folder / "teacher")
 
 
 def prepare(data: Path, name: str, kind: str, num_queries: int, made: Path) -> Case:

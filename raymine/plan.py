@@ -282,9 +282,14 @@ def _tokens(kept: float, share: float, steps: Sequence[StepPlan]) -> list[str]:
     return [f"tokens of {kept:.0%} of the documents are kept: embedding takes {share:.0%} of what it would"]
 
 
-def _keep_tokens(made: Plan, config: Config, measured: Measured) -> list[str]:
+def _is_measured_embedding(step: StepPlan) -> bool:
+    """Whether kept tokens make a line cheaper: a GPU's published rates leave tokenising out."""
+    return step.step == "embed_documents" and step.rate == "measured"
+
+
+def _advice(made: Plan, config: Config, measured: Measured) -> list[str]:
     """Whether it would pay to keep tokens for later rounds."""
-    embedding_s = sum(step.wall_s for step in made.steps if step.step == "embed_documents")
+    embedding_s = sum(step.wall_s for step in made.steps if _is_measured_embedding(step))
     if made.rounds == 1 or config.resources.keep_tokens or measured.kept_tokens is None:
         return []
     saved_s = embedding_s * (1 - measured.kept_tokens)
@@ -308,7 +313,7 @@ def _summed(made: Plan, context: Context, measured: Measured, given: Conditions,
     usd = None if None in prices else float(sum(price or 0.0 for price in prices))
     reading = {result.step.name for result in context.results}
     later = {"rescore": 1 - _share_of_any_checkpoint(config)}
-    if config.resources.keep_tokens:
+    if config.resources.keep_tokens and any(map(_is_measured_embedding, steps)):
         later["embed_documents"] = (measured.kept_tokens or 1.0) / given.embedding
     later_s, later_usd = predict.later_round(steps, reading, later)
     more = asked.rounds - 1
@@ -326,7 +331,7 @@ def _summed(made: Plan, context: Context, measured: Measured, given: Conditions,
         rounds_wall_s=total("wall_s") + more * later_s,
         rounds_usd=None if usd is None or later_usd is None else usd + more * later_usd,
         memory_bytes=memory_bytes,
-        advice=_keep_tokens(made, config, measured),
+        advice=_advice(made, config, measured),
         assumptions=_assumptions(made, context, measured, asked),
         warnings=warn.warnings(
             config, workspace, executor, asked.cluster, memory_bytes, total("num_bytes"), measured.parameters

@@ -19,8 +19,9 @@ def begin_peak() -> None:
 def peak_bytes() -> int:
     """Bytes that were resident at most since `begin_peak`, pages of mapped files included."""
     with suppress(OSError):
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) << 10
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raymine import storage
+from raymine import resident, storage
 from raymine.artifacts import Artifacts, Record, Resources, SharedClock, Step, Task, Work
 from raymine.errors import InputError
 from raymine.executor.local import LocalExecutor
@@ -160,6 +160,16 @@ def test_a_ledger_row_has_the_memory_of_its_step(artifacts: Artifacts) -> None:
     steps = [Step(f"fills-{size}", Fills, {"num_bytes": size}, size, [Task("all", {})]) for size in sizes]
     large, small = (artifacts.run(step).done[0].ledger["peak_bytes"] for step in steps)
     assert large > sizes[0] and 10 << 20 < small < large - (250 << 20)
+
+
+def test_a_system_that_keeps_no_peak_is_asked_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some kernels' status has no such line, some systems have no status."""
+    (tmp_path / "status").write_text("Name: python\nVmRSS: 100 kB\n")
+    for path in (tmp_path / "status", tmp_path / "none"):
+        monkeypatch.setattr(resident, "STATUS", path)
+        assert resident.peak_bytes() > 20 << 20
+    monkeypatch.setattr(resident, "CLEAR", tmp_path)
+    resident.begin_peak()
 
 
 def test_time_in_a_worker_is_shared_out_among_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,3 +227,11 @@ SCORED: dict[str, dict[str, Any]] = {
 def test_scores_that_a_format_may_have_are_looked_at(tmp_path: Path, name: str) -> None:
     """Beside what the format asks for, too."""
     assert found(audit([write(tmp_path / "train.jsonl", [SCORED[name]])])) == {"scores that are not finite": 1}
+
+
+def test_what_arctic_holds_for_neither_is_neither(tmp_path: Path) -> None:
+    """A relevance above 0 is a positive, one below a negative."""
+    made = [{"QUERY_ID": "q", "DOCUMENT_ID": str(n), "RELEVANCE": n, "SCORE": 0.5} for n in (-1, 0, 1)]
+    read = [row for _, row in rows(write(tmp_path / "train.jsonl", made))]
+    assert [(row.positives, row.negatives) for row in read] == [([], ["-1"]), ([], []), (["1"], [])]
+    assert [(row.positive_scores, row.negative_scores) for row in read] == [([], [0.5]), ([], []), ([0.5], [])]

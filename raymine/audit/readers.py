@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from raymine import storage
@@ -58,11 +58,22 @@ def _flagembedding(row: Made, names: list[str]) -> Row:
     return Row(row["query"], row["pos"], row["neg"], *_scores(row, "pos_scores", "neg_scores"))
 
 
+def _passages(
+    positives: Sequence[Made], negatives: Sequence[Made], name: str
+) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Texts or ids of either side's passages, then the scores of those that have one."""
+
+    def named(side: Sequence[Made]) -> list[Any]:
+        return [passage[name] for passage in side]
+
+    def scored(side: Sequence[Made]) -> list[Any]:
+        return [passage["score"] for passage in side if "score" in passage]
+
+    return named(positives), named(negatives), scored(positives), scored(negatives)
+
+
 def _tevatron(row: Made, names: list[str]) -> Row:
-    sides = [row[name] for name in ("positive_passages", "negative_passages")]
-    found = [[passage["text"] for passage in side] for side in sides]
-    scores = [[passage["score"] for passage in side if "score" in passage] for side in sides]
-    return Row(row["query"], found[0], found[1], scores[0], scores[1])
+    return Row(row["query"], *_passages(row["positive_passages"], row["negative_passages"], "text"))
 
 
 def _tevatron_v2(row: Made, names: list[str]) -> Row:
@@ -73,10 +84,8 @@ def _tevatron_v2(row: Made, names: list[str]) -> Row:
 
 
 def _dpr(row: Made, names: list[str]) -> Row:
-    sides = [row["positive_ctxs"], [*row.get("negative_ctxs", []), *row["hard_negative_ctxs"]]]
-    found = [[context["text"] for context in side] for side in sides]
-    scores = [[context["score"] for context in side if "score" in context] for side in sides]
-    return Row(row["question"], found[0], found[1], scores[0], scores[1])
+    negatives = [*row.get("negative_ctxs", []), *row["hard_negative_ctxs"]]
+    return Row(row["question"], *_passages(row["positive_ctxs"], negatives, "text"))
 
 
 def _msmarco(row: Made, names: list[str]) -> Row:
@@ -111,16 +120,14 @@ def _automodel(row: Made, names: list[str]) -> Row:
     query, sides = row.get("question") or row["query"], [_list(row[name]) for name in ("pos_doc", "neg_doc")]
     if "corpus_id" not in row:
         return Row(query, sides[0], sides[1], *_scores(row, "pos_scores", "neg_scores"))
-    ids = [[str(each["id"]) for each in side] for side in sides]
-    scores = [[each["score"] for each in side if "score" in each] for side in sides]
-    return Row(query, ids[0], ids[1], scores[0], scores[1], by_id=True)
+    positives, negatives = ([{**each, "id": str(each["id"])} for each in side] for side in sides)
+    return Row(query, *_passages(positives, negatives, "id"), by_id=True)
 
 
 def _arctic(row: Made, names: list[str]) -> Row:
-    document, scores = [row["DOCUMENT_ID"]], [row["SCORE"]] if "SCORE" in row else []
-    if row["RELEVANCE"] > 0:
-        return Row(row["QUERY_ID"], document, [], scores, by_id=True)
-    return Row(row["QUERY_ID"], [], document, [], scores, by_id=True)
+    made = {"id": row["DOCUMENT_ID"], **({"score": row["SCORE"]} if "SCORE" in row else {})}
+    positives, negatives = [made] if row["RELEVANCE"] > 0 else [], [made] if row["RELEVANCE"] < 0 else []
+    return Row(row["QUERY_ID"], *_passages(positives, negatives, "id"), by_id=True)
 
 
 def _simlm(row: Made, names: list[str]) -> Row:

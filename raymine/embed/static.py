@@ -67,7 +67,6 @@ def load_static(folder: str) -> StaticModel | None:
 def _load(folder: Path) -> StaticModel | None:
     first, *others = _json(folder / "modules.json")
     config = _json(folder / "config_sentence_transformers.json")
-    weights = load_file(folder / first["path"] / "model.safetensors")
     is_plain = (
         _is(first, "StaticEmbedding")
         and len(others) <= 1
@@ -75,9 +74,11 @@ def _load(folder: Path) -> StaticModel | None:
             _is(other, "Normalize") and _json(folder / other["path"] / "config.json") in NORMALIZE for other in others
         )
         and config.get("model_type", "SentenceTransformer") == "SentenceTransformer"
-        and set(weights) in WEIGHTS
     )
     if not is_plain:
+        return None
+    weights = load_file(folder / first["path"] / "model.safetensors")
+    if set(weights) not in WEIGHTS:
         return None
     tokenizer = Tokenizer.from_file(str(folder / first["path"] / "tokenizer.json"))
     made = StaticModel(tokenizer, next(iter(weights.values())), bool(others), config)

@@ -255,19 +255,19 @@ class Measuring:
                     self.seen.add(result, size.units, tables, is_first=number == 0)
 
     def _keep_tokens(self, largest: Sample) -> tuple[float | None, float]:
-        """Embeds the sample's documents without tokens kept, then keeping them, then from those."""
+        """Embeds the sample's documents once more to keep their tokens, then from those."""
         embedder, tables = self.job.embedder, largest.context.tables
-        if embedder is None or "embed_documents" not in {result.step.name for result in largest.context.results}:
+        plain = [result for result in largest.context.results if result.step.name == "embed_documents"]
+        if embedder is None or not plain:
             return None, 0.0
         folder = storage.join(self._folder(), "tokens")
-        seconds = []
-        for kept in (None, folder, folder):
+        for _ in range(2):
             context = self._context(self._folder(), tables)
             step = embedding.embed_step(context, "document", tables.corpus, embedder)
-            done = context.run(replace(step, settings={**step.settings, "tokens": kept})).done
-            seconds.append(sum(each.ledger["wall_s"] for each in done))
+            again = context.run(replace(step, settings={**step.settings, "tokens": folder}))
         num_bytes = sum(fs.size(path) for fs, path in map(storage.filesystem, storage.list_files(folder)))
-        return min(1.0, seconds[2] / seconds[0]), num_bytes / max(1, tables.num_documents)
+        seconds = [sum(done.ledger["wall_s"] for done in result.done) for result in (again, *plain)]
+        return min(1.0, seconds[0] / seconds[1]), num_bytes / max(1, tables.num_documents)
 
     def _dense_searches(self, largest: Sample) -> list[Tables]:
         """Vectors drawn around the sample's: few and many documents, few and many queries."""

@@ -26,7 +26,7 @@ from sentence_transformers.sentence_transformer.modules import (
 
 from raymine import inference
 from raymine.config import EmbedConfig
-from raymine.embed import describe
+from raymine.embed import describe, static
 from raymine.embed.sentence_transformer import SentenceTransformerEncoder, Side
 from raymine.embed.static import load_static
 from raymine.errors import ConfigError
@@ -109,6 +109,13 @@ def test_reading_a_static_model_imports_no_sentence_transformers(static_model: s
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["16", "False"]
+
+
+def test_the_weights_of_other_models_are_not_read_twice(bert_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be large: what a model is made of is looked at first."""
+    read: list[Any] = []
+    monkeypatch.setattr(static, "load_file", read.append)
+    assert load_static(bert_model) is None and read == []
 
 
 @pytest.mark.parametrize("name", ["dense", "pickled", "mapped", "foreign", "default", "missing", "broken"])

@@ -183,6 +183,14 @@ def test_tokens_that_are_kept_are_in_the_plan(
         assert len(found.advice) == advice and all(
             "25% of the time" in line and "1.00 GB" in line for line in found.advice
         )
+    later_s = []
+    of_gpus = replace(measured, parameters={"embed": 20_000_000, "rescore": 10_000_000})
+    for asked in (config, keeping):
+        many = Variation(documents=10_000_000, rounds=3, cluster=Cluster(8, 1, "L4"))
+        found = plan(asked, str(tmp_path / "gpus"), executor, measure=of(of_gpus), asked=many)
+        assert found.advice == [] and {step.step: step.rate for step in found.steps}["embed_documents"] == "published"
+        later_s.append(found.rounds_wall_s - found.wall_s)
+    assert later_s[0] == pytest.approx(later_s[1]), "a GPU's published rate knows no tokenising"
 
 
 def test_a_plan_says_which_index_and_what_it_goes_by(planned: Planned, config: Config, executor: Executor) -> None:
