@@ -139,11 +139,11 @@ def test_gains_are_means_over_seeds_against_their_goals(modules: Any) -> None:
     assert [row["goal"] for row in rows] == [">= 1.1x", ">= 1.03x"]
 
 
-@pytest.mark.parametrize("strategy", ["raymine, clusters, rounds", "raymine, rounds, distilled"])
+@pytest.mark.parametrize("strategy", ["raymine, rounds, masked", "raymine, rounds, distilled"])
 def test_a_cell_is_measured_once_and_kept(
     modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str
 ) -> None:
-    """A strategy with every piece (filters, clusters or a teacher, rounds) on a few hundred documents."""
+    """A strategy with every piece (filters, a mask or a teacher, rounds) on a few hundred documents."""
     import training_gain
 
     few = dataclasses.replace(training_gain.STRATEGIES[strategy], rounds=2)

@@ -12,6 +12,7 @@ from typing import Any
 import mining
 import numpy as np
 import pytest
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from raymine import loop as loops
@@ -100,11 +101,11 @@ def test_a_loop_that_died_goes_on(
     how, trained = Training(steps=3, batch_size=16), []
     train = loops.train
 
-    def dies_at_the_second(model: str, rows: Any, out: str, how: Training) -> None:
+    def dies_at_the_second(model: str, rows: Any, out: str, how: Training, **course: int) -> None:
         trained.append(out)
         if len(trained) == 2:
             raise KeyboardInterrupt
-        train(model, rows, out, how)
+        train(model, rows, out, how, **course)
 
     monkeypatch.setattr(loops, "train", dies_at_the_second)
     arguments = config(data, static_model), str(tmp_path), str(data / "qrels" / "test.tsv"), 2, how
@@ -113,6 +114,20 @@ def test_a_loop_that_died_goes_on(
             loop(*arguments, runner)
         assert len(loop(*arguments, runner)) == 3
     assert [Path(out).name for out in trained] == ["round-0001", "round-0002", "round-0002"]
+
+
+def test_rounds_are_one_training(static_model: str, tmp_path: Path) -> None:
+    """Two rounds of three steps give the weights of six: the optimizer and the learning rate go on."""
+    texts = [f"word{n} question" for n in range(16)]
+    rows = Dataset.from_dict({"anchor": texts, "positive": [f"{text} answered" for text in texts]})
+    whole, half = (Training(steps, batch_size=len(texts), learning_rate=0.05) for steps in (6, 3))
+    train, paths = loops.train, [str(tmp_path / name) for name in ("whole", "first", "second")]
+    train(static_model, rows, paths[0], whole)
+    train(static_model, rows, paths[1], half, in_all=6)
+    train(paths[1], rows, paths[2], half, taken=3, in_all=6)
+    once, first, twice = (SentenceTransformer(path, device="cpu")[0].embedding.weight.detach() for path in paths)
+    np.testing.assert_allclose(once, twice, atol=1e-5)
+    assert abs(once - first).max() > 0.01
 
 
 def test_the_job_runs(data: Path, static_model: str, tmp_path: Path) -> None:
