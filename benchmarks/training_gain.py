@@ -41,6 +41,7 @@ from training_distillation import Distilled, train_teacher, with_scores
 from training_strategies import (
     DENSE,
     DEPTH,
+    GOALS,
     IN_BATCH,
     MARGIN,
     NEGATIVES,
@@ -300,7 +301,8 @@ def keep(cells: Sequence[Mapping[str, Any]]) -> None:
         "negatives": NEGATIVES,
         "usd_per_hour": USD_PER_HOUR,
     }
-    measure.keep("training_gain", {"rows": comparisons(found), **facts, "strategies": found, "cells": cells})
+    compared = {"goals": GOALS, "comparisons": comparisons(found)}
+    measure.keep("training_gain", {**facts, **compared, "strategies": found, "cells": cells})
     plot(found, "round", measure.RESULTS / "training_gain_rounds.png")
     plot(found, "usd", measure.RESULTS / "training_gain_dollars.png")
 

@@ -68,7 +68,7 @@ def settings(found: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[s
 
 
 def comparisons(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the README's table: raymine against the random negatives and against the peer's margin."""
+    """raymine against random negatives and against the peer's margin."""
     rows = []
     for (name, embedder, batch_size, _, steps), group in settings(found).items():
         for peer, goal in GOALS.items():

@@ -454,6 +454,8 @@ class Config(Section):
             raise ValueError("other_cluster cuts vectors into clusters: it needs `embed.model`, or `column`")
         if "near_positive" in select.traits and self.corpus is not None and self.corpus.path is None:
             raise ValueError("near_duplicate compares texts: give `corpus.path` beside `vectors`")
+        if any(getattr(each, "spare_random", False) for each in select.filters) and not self.retrieve.random:
+            raise ValueError("`spare_random` is of random candidates: it needs `retrieve.random`")
         if select.sample.strategy == "spread" and not self.has_embeddings:
             raise ValueError("`strategy: spread` compares vectors: it needs `embed.model` (or precomputed vectors)")
         if select.calibrate and not self.rescore:

@@ -10,11 +10,12 @@ from raymine.section import Score, Section
 
 
 class MaxScore(Section):
-    """Drops candidates that score above `value`."""
+    """Drops candidates that score above `value`; `spare_random` as of max_relative_score."""
 
     kind: Literal["max_score"]
     value: float
     score: Score | None = None
+    spare_random: bool = False
 
 
 class MinScore(Section):
@@ -28,22 +29,30 @@ class MinScore(Section):
 class MaxRelativeScore(Section):
     """Drops candidates above p - |p| (1 - of_positive), p being the positive's score (sign-safe).
 
-    `against`: min (the lowest positive of the query), max, or each (a candidate goes with each positive it passes for).
+    Args:
+        of_positive: share of the positive's score.
+        against: min (the lowest positive of the query), max, or each (a candidate goes with each positive it passes
+            for).
+        score: null: the default score.
+        spare_random: what was drawn by chance and found by no other source stays, whatever it scores: it is hardly an
+            answer, and a query whose positive scores low would lose all its candidates.
     """
 
     kind: Literal["max_relative_score"]
     of_positive: float = Field(default=0.95, gt=0, le=1)
     against: Literal["min", "max", "each"] = "min"
     score: Score | None = None
+    spare_random: bool = False
 
 
 class Margin(Section):
-    """Drops candidates that score above the positive's score minus `value`."""
+    """Drops candidates that score above the positive's score minus `value`; the rest as of max_relative_score."""
 
     kind: Literal["margin"]
     value: float
     against: Literal["min", "max", "each"] = "min"
     score: Score | None = None
+    spare_random: bool = False
 
 
 class SkipTop(Section):

@@ -102,6 +102,22 @@ class Candidates:
         column = pc.cast(self.table[f"{source}_rank"], pa.int64())
         return np.asarray(pc.fill_null(column, int(NOT_FOUND)).to_numpy())
 
+    @cached_property
+    def is_only_random(self) -> Mask:
+        """Whether a candidate was drawn by chance and no other source found it, bool [n]."""
+        ranks = [name for name in self.table.column_names if name.endswith("_rank")]
+        if "random_rank" not in ranks:
+            return np.zeros(len(self), np.bool_)
+        found: dict[str, Mask] = {name: np.asarray(self.table[name].is_valid()) for name in ranks}
+        is_only_random = found.pop("random_rank")
+        for is_found in found.values():
+            is_only_random = is_only_random & ~is_found
+        return is_only_random
+
+    def spared(self, is_random_spared: bool) -> Mask:
+        """What a filter with this `spare_random` lets stay whatever it scores, bool [n]."""
+        return self.is_only_random if is_random_spared else np.zeros(len(self), np.bool_)
+
     def best_rank(self, sources: Sequence[str]) -> NDArray[np.int64]:
         """Best rank over the sources, int64 [n]; what only the random source found comes behind all else."""
         best = np.full(len(self), NOT_FOUND)

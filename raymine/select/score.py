@@ -10,7 +10,8 @@ from raymine.select_config import MaxScore, MinScore
 
 def max_score(candidates: Candidates, config: MaxScore) -> Mask:
     """What scores above `value`: likely an unlabelled positive. An unknown score stays."""
-    return np.asarray(candidates.score(str(config.score)) > config.value)
+    is_above = candidates.score(str(config.score)) > config.value
+    return np.asarray(is_above & ~candidates.spared(config.spare_random))
 
 
 def min_score(candidates: Candidates, config: MinScore) -> Mask:

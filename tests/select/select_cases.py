@@ -69,14 +69,25 @@ def limit(config: FilterConfig, positive: float) -> float:
     return positive - abs(positive) * (1 - config.of_positive)
 
 
+def is_spared(config: FilterConfig, one: Row) -> bool:
+    """Whether the filter does not look at a candidate."""
+    others = [source for source in SOURCES if source != "random"]
+    is_only_random = one.get("random_rank") is not None and all(one.get(f"{name}_rank") is None for name in others)
+    return getattr(config, "spare_random", False) and is_only_random
+
+
 def passes_for(config: FilterConfig, one: Row, positive: Row) -> bool:
     """Whether a candidate may stand beside a positive."""
+    if is_spared(config, one):
+        return True
     own, other = one.get(f"{config.score}_score"), positive.get(f"{config.score}_score")
     return own is None or other is None or not own > limit(config, other)
 
 
 def goes(config: FilterConfig, one: Row, rows: list[Row]) -> bool:
     """Whether a filter takes a candidate, one candidate at a time."""
+    if is_spared(config, one):
+        return False
     if config.kind in ("max_score", "min_score"):
         score = one.get(f"{config.score}_score")
         if score is None:

@@ -43,6 +43,12 @@ EXAMPLES = [
         for score in ("teacher", "dense")
     ],
     *[Margin(kind="margin", value=v, against=a, score="dense") for v in (0.5, -0.5) for a in ("min", "max", "each")],
+    MaxScore(kind="max_score", value=0.5, score="dense", spare_random=True),
+    *[
+        MaxRelativeScore(kind="max_relative_score", against=against, score="dense", spare_random=True)
+        for against in ("min", "max", "each")
+    ],
+    Margin(kind="margin", value=-0.5, score="dense", spare_random=True),
     SkipTop(kind="skip_top", n=5),
     SkipTop(kind="skip_top", n=0),
     RankRange(kind="rank_range", start=2, stop=12, source="bm25"),
@@ -121,6 +127,15 @@ def test_with_each_an_unknown_positive_lets_a_candidate_stay():
     rows = [row(0, 1, relevance=1, dense=1.0), row(0, 2, relevance=1), row(0, 3, dense=9.0)]
     assert kept_rows(rows, [Margin(kind="margin", value=0, against="each", score="dense")])[2] == KEPT
     assert kept_rows(rows, [Margin(kind="margin", value=0, against="max", score="dense")])[2] != KEPT
+
+
+def test_random_candidates_are_spared():
+    """Of a query whose positive scores low the filter leaves what chance alone has found, and that it was not asked."""
+    found = {1: {"random_rank": 0}, 2: {"random_rank": 1, "dense_rank": 7}, 3: {"dense_rank": 0}}
+    rows = [row(0, 0, relevance=1, dense=0.1), *(row(0, doc, dense=0.5, **ranks) for doc, ranks in found.items())]
+    for against in ("min", "each"):
+        config = MaxRelativeScore(kind="max_relative_score", score="dense", against=against, spare_random=True)
+        assert (kept_rows(rows, [config]) == KEPT).tolist() == [False, True, False, False]
 
 
 def test_the_first_filter_names_the_reason():
