@@ -24,6 +24,7 @@ from typing import Any
 
 import measure
 import models
+import table
 
 import raymine
 from raymine import rounds
@@ -130,6 +131,7 @@ def compare(data: Path, name: str, model: str, num_queries: int, made: Path) -> 
             "documents": full[0].facts["num_documents"],
             "queries": full[0].facts["num_queries"],
             "negatives": full[0].facts["selection"]["num_negatives"],
+            "pairs_scored": next(cost.rows_in for cost in full[0].cost if cost.step == "rescore"),
         }
         result["full"] = [figures(found, full[0], found) for found in full[1:]]
         for way in list(HOW)[1:]:
@@ -154,22 +156,9 @@ def main() -> None:
     model = str((arguments.model or models.train_static(arguments.data / "squad", kept)).absolute())
     with tempfile.TemporaryDirectory() as made:
         found = {name: compare(arguments.data, name, model, arguments.queries, Path(made)) for name in arguments.sets}
-    rows = [
-        measure.row(
-            f"{name}, round {each['round']}, {way}: {100 * each['overlap']:.0f} % of a full round's negatives, "
-            f"{each['documents_embedded']:,} documents embedded, {each['pairs_scored']:,} pairs scored",
-            f"{each['seconds']:.3g} s",
-            f"{ways['first round']['seconds']:.3g} s",
-            "its first round",
-            1 / each["share"],
-            f">= {1 / (FULL_GOAL if way == 'full' else COST_GOAL):.3g}x"
-            + ("" if way == "full" else f", {100 * OVERLAP_GOAL:.0f} %"),
-        )
-        for name, ways in found.items()
-        for way in HOW
-        for each in ways[way]
-    ]
-    measure.keep("rounds", {"rows": rows, "sets": found})
+    goals = {"full_share": FULL_GOAL, "share": COST_GOAL, "overlap": OVERLAP_GOAL}
+    measure.keep("rounds", {"sets": found, "goals": goals})
+    print(table.rounds({"sets": found}))
 
 
 if __name__ == "__main__":

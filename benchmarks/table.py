@@ -1,4 +1,4 @@
-"""Makes the README's tables of benchmarks from results/*.json: speed, and false negatives.
+"""Makes the README's tables of benchmarks from results/*.json: rounds, false negatives, what training gains, speed.
 
     python benchmarks/table.py --write
 
@@ -15,8 +15,6 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- benchmarks/table.py: begin -->\n", "<!-- benchmarks/table.py: end -->\n"
-BEGIN_FALSE, END_FALSE = (line.replace(": ", ": false negatives, ") for line in (BEGIN, END))
 # Rows of the README's table of false negatives; the rest are in the result.
 SHOWN = (
     "naive",
@@ -30,7 +28,7 @@ SHOWN = (
 )
 
 
-def table(folder: Path = RESULTS) -> str:
+def speed(folder: Path = RESULTS) -> str:
     """All rows of all results, by the results' names, and where they were measured."""
     results = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
     measured = [(path, result) for path, result in results if result.get("rows")]
@@ -45,6 +43,32 @@ def _line(path: Path, row: dict[str, Any]) -> str:
     what = f"[{row['what']}](benchmarks/results/{path.name})"
     peer = f"{row['peer_name']}: {row['peer']}" if row["peer"] else row["peer_name"]
     return f"| {what} | {row['raymine']} | {peer} | {ratio} | {row['goal']} |"
+
+
+def rounds(result: Mapping[str, Any]) -> str:
+    """What each later round of benchmarks/rounds.py cost and found, a row per set and way."""
+    lines = [
+        "| set | a later round | cost, of the first round's | has of a full round's negatives | documents embedded "
+        "| pairs scored |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, ways in result["sets"].items():
+        first = ways["first round"]
+        whole = f"{first['seconds']:,.0f} s, {first['documents']:,} documents, {first['queries']:,} queries"
+        lines.append(f"| {name} | the first: {whole} | | | {first['documents']:,} | {first['pairs_scored']:,} |")
+        for way, later in ways.items():
+            if way != "first round":
+                cells = [
+                    ", ".join(form(each) for each in later)
+                    for form in (
+                        lambda each: f"{each['share']:.0%}",
+                        lambda each: f"{each['overlap']:.0%}",
+                        lambda each: f"{each['documents_embedded']:,}",
+                        lambda each: f"{each['pairs_scored']:,}",
+                    )
+                ]
+                lines.append(f"| | {way} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def false_negatives(result: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
@@ -70,20 +94,54 @@ def rate_at_hardness(found: Mapping[str, Any]) -> str:
     return f"**{text}**" if found.get("reaches") else text
 
 
-def with_tables(text: str, folder: Path = RESULTS) -> str:
-    """A README's text with both tables as the results have them."""
-    result = json.loads((folder / "false-negatives.json").read_text())
-    text = with_table(text, false_negatives(result, SHOWN), BEGIN_FALSE, END_FALSE)
-    return with_table(text, table(folder))
+def gains(result: Mapping[str, Any]) -> str:
+    """Recall@10 per strategy and setting of benchmarks/training_gain.py; in bold where all its goals are reached."""
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for each in result["strategies"]:
+        setting = f"{each['set']}, {each['embedder']}, {each['batch_size']}"
+        groups.setdefault(setting, {})[each["strategy"]] = each
+    names = dict.fromkeys(each["strategy"] for each in result["strategies"])
+    lines = [f"| Recall@10 | {' | '.join(groups)} |", "|---|" + "---|" * len(groups)]
+    for name in names:
+        cells = [_gain(group, name, result["goals"]) for group in groups.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
-def with_table(text: str, made: str, begin: str = BEGIN, end: str = END) -> str:
-    """A README's text with what stands between the two markers replaced."""
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"the README has no lines {begin.strip()} and {end.strip()}")
-    return f"{before}{begin}\n{made}\n{end}{after}"
+def _gain(group: Mapping[str, Mapping[str, Any]], name: str, goals: Mapping[str, float]) -> str:
+    if name not in group:
+        return "-"
+    mean, spread = (group[name][figure].get("R@10") for figure in ("mean", "spread"))
+    text = f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+    others = [(group[other]["mean"]["R@10"], goal) for other, goal in goals.items() if other in group]
+    reaches = len(others) == len(goals) and all(mean >= goal * other for other, goal in others)
+    return f"**{text}**" if reaches else text
+
+
+def tables(folder: Path = RESULTS) -> dict[str, str]:
+    """All tables of the README, by what their markers call them."""
+
+    def result(name: str) -> Any:
+        return json.loads((folder / f"{name}.json").read_text())
+
+    return {
+        "rounds": rounds(result("rounds")),
+        "false negatives": false_negatives(result("false-negatives"), SHOWN),
+        "training": gains(result("training_gain")),
+        "speed": speed(folder),
+    }
+
+
+def with_tables(text: str, made: Mapping[str, str]) -> str:
+    """A README's text with what stands between the markers of each table replaced."""
+    for name, table in made.items():
+        begin, end = (f"<!-- benchmarks/table.py: {name}, {place} -->\n" for place in ("begin", "end"))
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"the README has no lines {begin.strip()} and {end.strip()}")
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    return text
 
 
 def main() -> None:
@@ -91,9 +149,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into README.md, between their markers")
     arguments = parser.parse_args()
     if arguments.write:
-        README.write_text(with_tables(README.read_text()))
+        README.write_text(with_tables(README.read_text(), tables()))
     else:
-        print(table(), false_negatives(json.loads((RESULTS / "false-negatives.json").read_text())), sep="\n", end="")
+        print(*tables().values(), sep="\n", end="")
 
 
 if __name__ == "__main__":

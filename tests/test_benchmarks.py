@@ -37,7 +37,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_readme_shows_the_results(modules: Any) -> None:
     """`python benchmarks/table.py --write` has been run since the last measurement."""
     text = (ROOT / "README.md").read_text()
-    assert modules[1].with_tables(text) == text
+    assert modules[1].with_tables(text, modules[1].tables()) == text
 
 
 def test_a_table_has_every_row_of_every_result(modules: Any, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_table_has_every_row_of_every_result(modules: Any, tmp_path: Path) -> 
     ]
     (tmp_path / "b.json").write_text(json.dumps({"rows": rows, "machine": "2 x CPU"}))
     (tmp_path / "a.json").write_text(json.dumps({"runs": 1, "machine": "another"}))
-    lines = table.table(tmp_path).splitlines()
+    lines = table.speed(tmp_path).splitlines()
     assert lines[2:4] == [
         "| [a thing](benchmarks/results/b.json) | 1 s | peer: 2 s | 2x | >= 1x |",
         "| [other](benchmarks/results/b.json) | 3 | none | - |  |",
@@ -73,6 +73,31 @@ def test_false_negatives_are_shown_at_their_hardness(modules: Any) -> None:
         "| oracle | 0.000 at 0.612 |",
     ]
     assert "strict" not in modules[1].false_negatives(result, ["naive"])
+
+
+def test_gains_are_shown_by_setting(modules: Any) -> None:
+    """In bold what is above every goal; a strategy that was not measured in a setting has a dash."""
+    mean = {"set": "a", "embedder": "static", "mean": {"R@10": 0.5}, "spread": {}, "strategy": "random"}
+    better = {**mean, "mean": {"R@10": 0.55}, "spread": {"R@10": 0.01}, "strategy": "mined"}
+    found = [{**each, "batch_size": 32} for each in (mean, better)] + [{**mean, "batch_size": 64}]
+    assert modules[1].gains({"strategies": found, "goals": {"random": 1.1}}).splitlines() == [
+        "| Recall@10 | a, static, 32 | a, static, 64 |",
+        "|---|---|---|",
+        "| random | 0.5000 | 0.5000 |",
+        "| mined | **0.5500 ± 0.0100** | - |",
+    ]
+
+
+def test_rounds_are_shown_by_way(modules: Any) -> None:
+    """The first round whole, later ones as shares of it."""
+    first = {"seconds": 61.4, "documents": 2000, "queries": 50, "pairs_scored": 3000}
+    later = [
+        {"share": share, "overlap": 0.956, "documents_embedded": 1000, "pairs_scored": 20} for share in (0.204, 0.198)
+    ]
+    assert modules[1].rounds({"sets": {"a": {"first round": first, "pool": later}}}).splitlines()[2:] == [
+        "| a | the first: 61 s, 2,000 documents, 50 queries | | | 2,000 | 3,000 |",
+        "| | pool | 20%, 20% | 96%, 96% | 1,000, 1,000 | 20, 20 |",
+    ]
 
 
 def test_the_ratio_is_the_median_of_the_pairs(modules: Any) -> None:
