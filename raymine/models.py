@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raymine import storage
 from raymine.errors import ConfigError
+from raymine.fingerprint import model_files
 
 
 def local_model(name: str, revision: str | None = None) -> str:
@@ -41,18 +42,24 @@ def local_model(name: str, revision: str | None = None) -> str:
 
 
 def _downloaded(url: str) -> str:
-    """A folder with the files at `url`, kept in the temporary folder under a name made of their content tags."""
-    fs, inner = storage.filesystem(url)
-    files = storage.list_files(url)
-    if not files:
+    """A folder with the model at `url`, kept in the temporary folder under a name made of the files' content tags.
+
+    A trainer's checkpoint holds its optimizer too, twice the size of the weights: only what is of the model is fetched.
+    """
+    names = model_files(url)
+    if not names:
         raise ConfigError(f"model {url!r} cannot be loaded", got="no files there", expected="a saved model's folder")
-    known = "|".join(f"{path}:{fs.info(storage.filesystem(path)[1]).get('ETag', '')}" for path in files)
-    name = hashlib.sha256(known.encode()).hexdigest()[:16]
+    fs, inner = storage.filesystem(url)
+    known = "|".join(f"{name}:{fs.info(storage.join(inner, name)).get('ETag', '')}" for name in names)
+    name = hashlib.sha256(f"{url}|{known}".encode()).hexdigest()[:16]
     target = Path(tempfile.gettempdir()) / "raymine-models" / name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            fs.get(inner.rstrip("/") + "/", folder + "/model/", recursive=True)
+            for each in names:
+                file = Path(folder, "model", each)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(storage.join(inner, each), str(file))
             try:
                 (Path(folder) / "model").rename(target)
             except OSError:

@@ -1,12 +1,15 @@
 """Fingerprints name contents: equal for equal content, different for any change, refused where not stable."""
 
 import math
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from raymine import fingerprint as fp
+from raymine import storage
 from raymine.config import Bm25Config, DenseConfig
+from raymine.models import local_model
 from raymine.storage import HashCache
 
 
@@ -69,3 +72,19 @@ def test_a_file_rewritten_in_place_is_hashed_again(tmp_path: Path) -> None:
     assert HashCache(kept).content_hash(str(path)) == first
     path.write_bytes(b"two!")
     assert HashCache(kept).content_hash(str(path)) != first
+
+
+def test_of_a_checkpoint_elsewhere_only_the_model_is_fetched(
+    static_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fingerprint is that of the folder it was copied from; a trainer's optimizer stays where it is."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    url = "memory://checkpoints/one"
+    for path in Path(static_model).rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"{url}/{path.relative_to(static_model)}", path.read_bytes())
+    storage.write_bytes(f"{url}/optimizer.pt", b"much")
+    fetched = local_model(url)
+    assert fp.model_fingerprint(fetched, HashCache()) == fp.model_fingerprint(static_model, HashCache())
+    assert not (Path(fetched) / "optimizer.pt").exists()
+    assert local_model(url) == fetched
