@@ -15,6 +15,7 @@ from raymine.evaluate import MEASURES
 
 USD_PER_HOUR = 0.08  # two cores at 0.04
 MEASURE = "R@10"
+ACROSS = 3  # panels beside each other
 SETTING = ("set", "embedder", "batch_size", "learning_rate", "steps")
 
 
@@ -93,16 +94,19 @@ def plot(found: Sequence[Mapping[str, Any]], x: str, path: Path) -> None:
     panels = settings(found)
     if not panels:
         return
-    size = (5 * len(panels), 4.5)
-    figure, axes = pyplot.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    across, down = min(ACROSS, len(panels)), -(-len(panels) // ACROSS)
+    figure, grid = pyplot.subplots(down, across, figsize=(5 * across, 4 * down), layout="constrained", squeeze=False)
+    axes = list(grid.flat)
     colors = dict(zip(STRATEGIES, pyplot.get_cmap("tab20").colors, strict=False))
-    for axis, ((name, embedder, batch_size, _, steps), group) in zip(axes[0], panels.items(), strict=True):
+    for axis, ((name, embedder, batch_size, _, steps), group) in zip(axes, panels.items(), strict=False):
         for strategy, each in group.items():
             _draw(axis, each, x, colors[strategy])
         label = "hundredths of a dollar" if x == "usd" else f"of {ROUNDS} rounds, {steps} steps in all"
         axis.set(title=f"{name}, {embedder}, batches of {batch_size}", xlabel=label, ylabel=MEASURE)
         axis.locator_params(axis="x", nbins=ROUNDS + 2, integer=x != "usd")
-    handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)
