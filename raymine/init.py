@@ -35,7 +35,8 @@ retrieve:                               # where candidates come from, and how ma
 select:
   # With a teacher, leave `filters` out: what it puts above the lowest 3 of 10 known positives then goes.
   filters:                              # each drop is recorded with its reason
-    - {{kind: max_relative_score, of_positive: 0.95}}       # nearly as good as the positive: likely relevant
+    # nearly as good as the positive: likely relevant, unless drawn by chance
+    - {{kind: max_relative_score, of_positive: 0.95, spare_random: true}}
     - {{kind: skip_top, n: 5}}                              # the first ranks of the embedder are the riskiest
   sample: {{n: 8, strategy: top}}         # negatives per query
 write: {{formats: [triplet]}}             # or n-tuple, flagembedding, tevatron, dpr ...; scores: true adds scores
