@@ -194,7 +194,7 @@ class Cell:
             begin, out = time.perf_counter(), self.folder / f"round-{number + 1}"
             taken, end = (self.how.steps * each // num_rounds for each in (number, number + 1))
             how, rows = replace(self.how, steps=end - taken), lesson.rows
-            loop.train(str(checkpoint), rows, str(out), how, None, lesson.loss, taken, self.how.steps)
+            loop.train(str(checkpoint), rows, str(out), how, lesson.loss, taken, self.how.steps)
             train_s = time.perf_counter() - begin
             cost = {"mine_s": round(lesson.mine_s, 2), "train_s": round(train_s, 2), "rows": len(lesson.rows)}
             checkpoint = out

@@ -37,7 +37,7 @@ OURS = "raymine, rounds, masked"
 GOALS = {"random": 1.1, PEER: 1.03}
 DEPTH = 100
 DENSE = {"dense": {"k": DEPTH}}
-# Candidates drawn by chance make up for those that the filter takes: else a tenth of wordnet's queries, those whose
+# Candidates drawn by chance make up for those that the filter takes: else 8 % of wordnet's queries, those whose
 # positives score lowest, would not be trained on.
 FILTERED: dict[str, Any] = {
     "retrieve": {**DENSE, "random": {"k": 10}},

@@ -57,9 +57,7 @@ def _downloaded(url: str) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             for each in names:
-                file = Path(folder, "model", each)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(storage.join(inner, each), str(file))
+                storage.copy_file(storage.join(url, each), storage.join(folder, "model", each))
             try:
                 (Path(folder) / "model").rename(target)
             except OSError:
