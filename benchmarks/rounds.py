@@ -2,7 +2,7 @@
 
     python benchmarks/rounds.py --data ../shared/data --sets squad arxiv
 
-The checkpoints: the static embedder trained on squad's pairs, and twice the same trained on with the negatives of the
+The checkpoints: a static embedder trained on the set's pairs, and twice the same trained on with the negatives of the
 round before (raymine.loop.train). Queries are a seeded sample of the training questions; candidates by the embedder
 and BM25, all scored by a small untrained teacher (its scores say nothing, but their price is real), positive-aware
 filter and the nearest by the embedder. Then the same checkpoints again with what makes later rounds cheaper, each from
@@ -108,9 +108,10 @@ def figures(found: rounds.Round, first: rounds.Round, full: rounds.Round) -> dic
     }
 
 
-def compare(data: Path, name: str, model: str, num_queries: int, made: Path) -> dict[str, Any]:
+def compare(data: Path, name: str, num_queries: int, made: Path) -> dict[str, Any]:
     """All ways on one set."""
-    folder = made / name
+    kept = Path(tempfile.gettempdir()) / "raymine-benchmarks" / f"{name}-static"
+    model, folder = str(models.train_static(data / name, kept)), made / name
     write_set(data / name, num_queries, folder)
     texts = itertools.islice(models.documents(data / name).values(), 2000)
     teacher = str(models.save_cross_encoder(folder / "teacher", texts, **TEACHER))
@@ -150,12 +151,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=models.DEFAULT_DATA)
     parser.add_argument("--sets", nargs="+", default=["squad", "arxiv"])
     parser.add_argument("--queries", type=int, default=QUERIES)
-    parser.add_argument("--model", type=Path, help="folder of an embedder; default: one is trained on squad")
     arguments = parser.parse_args()
-    kept = Path(tempfile.gettempdir()) / "raymine-benchmarks" / "squad-static"
-    model = str((arguments.model or models.train_static(arguments.data / "squad", kept)).absolute())
     with tempfile.TemporaryDirectory() as made:
-        found = {name: compare(arguments.data, name, model, arguments.queries, Path(made)) for name in arguments.sets}
+        found = {name: compare(arguments.data, name, arguments.queries, Path(made)) for name in arguments.sets}
     goals = {"full_share": FULL_GOAL, "share": COST_GOAL, "overlap": OVERLAP_GOAL}
     measure.keep("rounds", {"sets": found, "goals": goals})
     print(table.rounds({"sets": found}))
