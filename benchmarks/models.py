@@ -26,7 +26,7 @@ HEAD_WIDTH = 32  # MiniLM's: 12 heads of 384
 BATCH, LEAST_STEPS = 1024, 16  # an epoch of few pairs has smaller batches
 LEARNING_RATE = 0.2  # token vectors start random and are rarely touched: far higher than for a transformer
 BERT: dict[str, int] = {"layers": 2, "width": 128, "max_length": 48}  # trained from scratch
-BERT_BATCH, BERT_LEARNING_RATE = 64, 1e-3
+BERT_BATCH, BERT_LEARNING_RATE = 128, 1e-3
 TEACHER_WIDTH, TEACHER_NEAREST = 96, 100
 DEFAULT_DATA = Path(os.environ.get("RAYMINE_DATA", "../shared/data"))
 
