@@ -1,13 +1,15 @@
 """What does a later round cost, and does a cheaper one find what a full one finds? Three rounds with three checkpoints.
 
     python benchmarks/rounds.py --data ../shared/data --sets squad arxiv
+    python benchmarks/rounds.py --data ../shared/data --sets arxiv --embedder-of squad
 
-The checkpoints: a static embedder trained on the set's pairs, and twice the same trained on with the negatives of the
-round before (raymine.loop.train). Queries are a seeded sample of the training questions; candidates by the embedder
-and BM25, all scored by a small untrained teacher (its scores say nothing, but their price is real), positive-aware
-filter and the nearest by the embedder. Then the same checkpoints again with what makes later rounds cheaper, each from
-a copy of the first round's workspace. Cost is the ledger's seconds of work, as a share of the first round's; overlap is
-the share of a full round's negatives that the cheaper one has too. Writes benchmarks/results/rounds.json.
+The checkpoints: a static embedder trained on the set's pairs (or on those of another, so that it has far to go), and
+twice the same trained on with the negatives of the round before (raymine.loop.train). Queries are a seeded sample of
+the training questions; candidates by the embedder and BM25, all scored by a small untrained teacher (its scores say
+nothing, but their price is real), positive-aware filter and the nearest by the embedder. Then the same checkpoints
+again with what makes later rounds cheaper, each from a copy of the first round's workspace. Cost is the ledger's
+seconds of work, as a share of the first round's; overlap is the share of a full round's negatives that the cheaper one
+has too. Writes benchmarks/results/rounds.json.
 """
 
 from __future__ import annotations
@@ -108,10 +110,10 @@ def figures(found: rounds.Round, first: rounds.Round, full: rounds.Round) -> dic
     }
 
 
-def compare(data: Path, name: str, num_queries: int, made: Path) -> dict[str, Any]:
-    """All ways on one set."""
-    kept = Path(tempfile.gettempdir()) / "raymine-benchmarks" / f"{name}-static"
-    model, folder = str(models.train_static(data / name, kept)), made / name
+def compare(data: Path, name: str, taught: str, num_queries: int, made: Path) -> dict[str, Any]:
+    """All ways on one set, from an embedder that another one (or the same) has taught."""
+    kept = Path(tempfile.gettempdir()) / "raymine-benchmarks" / f"{taught}-static"
+    model, folder = str(models.train_static(data / taught, kept)), made / name
     write_set(data / name, num_queries, folder)
     texts = itertools.islice(models.documents(data / name).values(), 2000)
     teacher = str(models.save_cross_encoder(folder / "teacher", texts, **TEACHER))
@@ -133,6 +135,7 @@ def compare(data: Path, name: str, num_queries: int, made: Path) -> dict[str, An
             "queries": full[0].facts["num_queries"],
             "negatives": full[0].facts["selection"]["num_negatives"],
             "pairs_scored": next(cost.rows_in for cost in full[0].cost if cost.step == "rescore"),
+            "commit": measure.machine()["commit"],
         }
         result["full"] = [figures(found, full[0], found) for found in full[1:]]
         for way in list(HOW)[1:]:
@@ -151,9 +154,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=models.DEFAULT_DATA)
     parser.add_argument("--sets", nargs="+", default=["squad", "arxiv"])
     parser.add_argument("--queries", type=int, default=QUERIES)
+    parser.add_argument("--embedder-of", help="the set that teaches the first embedder; default: each its own")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        found = {name: compare(arguments.data, name, arguments.queries, Path(made)) for name in arguments.sets}
+    path = measure.RESULTS / "rounds.json"
+    found: dict[str, Any] = json.loads(path.read_text())["sets"] if path.exists() else {}
+    for name in arguments.sets:
+        taught = arguments.embedder_of or name
+        with tempfile.TemporaryDirectory() as made:
+            result = compare(arguments.data, name, taught, arguments.queries, Path(made))
+        found[name if taught == name else f"{name}, embedder of {taught}"] = result
     goals = {"full_share": FULL_GOAL, "share": COST_GOAL, "overlap": OVERLAP_GOAL}
     measure.keep("rounds", {"sets": found, "goals": goals})
     print(table.rounds({"sets": found}))
