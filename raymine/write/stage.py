@@ -248,7 +248,7 @@ class WriteShard:
         written = write_rows(task.output, self.form, rows)
         return Record(
             [written],
-            rows_in=block.negatives.num_rows,
+            rows_in=written.num_rows if self.of_positives else block.negatives.num_rows,
             rows_out=written.num_rows,
             bytes_in=block.texts.nbytes,
             info=asdict(counts),

@@ -156,7 +156,7 @@ def test_a_text_that_was_not_fetched_is_a_bug():
         whole_group(broken, None, Counts())
 
 
-def run_stage(folder, case, name, score, out="out"):
+def run_stage(folder, case, name, score, out="out", of_positives=False):
     """The case through files and the stage."""
     block = case.block()
     paths = {n: str(folder / f"{n}.parquet") for n in ("queries", "verdicts", "negatives", "shortfall", "forbidden")}
@@ -165,7 +165,7 @@ def run_stage(folder, case, name, score, out="out"):
     empty = schemas.TEXTS.empty_table()
     for number, texts in enumerate((block.texts.slice(0, 5), block.texts.slice(5))):
         storage.write_buckets(str(folder / f"{number}.arrow"), schemas.TEXTS, [empty, texts])
-    stage = WriteShard(name, score, [str(folder / "0.arrow"), str(folder / "1.arrow")])
+    stage = WriteShard(name, score, [str(folder / "0.arrow"), str(folder / "1.arrow")], of_positives)
     inputs = {"bucket": 1, "first_row": case.first_row, **paths}
     return stage(Task("part-0", inputs, output=str(folder / out / "part-0")))
 
@@ -194,6 +194,14 @@ def test_stage_writes_a_shard(tmp_path, name, scores):
     assert close(rows) == close(expected)
     assert record.rows_out == record.info["num_rows"] == len(rows)
     assert run_stage(tmp_path, case, name, score, "again").outputs[0].sha256 == record.outputs[0].sha256
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.positives_apart])
+def test_a_shard_of_positives_counts_positives(tmp_path, name):
+    """What a progress line shows of it is not how many negatives there are."""
+    record = run_stage(tmp_path, Case(4), name, "teacher", of_positives=True)
+    num_rows = len(Path(record.outputs[0].path).read_text().splitlines())
+    assert record.rows_in == record.rows_out == num_rows != Case(4).block().negatives.num_rows
 
 
 def test_json_scores_are_short(tmp_path):
