@@ -50,7 +50,7 @@ DRIVERS: dict[str, tuple[str, ...]] = {
     "search_exact": PAIRS,
     "search_part": PAIRS,
     "search_shards": PAIRS,
-    "search_bm25": PAIRS,
+    "search_bm25": ("documents", *PAIRS),  # a part's postings are read and weighted before a query is asked
     "rescore": SCORED,
 }
 NOISE_S = 0.02  # of a task's seconds, whatever their number: what small ones scatter by on a shared machine
