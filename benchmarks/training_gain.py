@@ -8,8 +8,9 @@ from all others, as it knows nothing when it has seen few. It is trained on with
 has learned the very pairs that it mines for puts nearly every positive first: squad's, after two epochs of all pairs,
 has a Recall@10 of 0.688, and neither random negatives nor a relative margin took it above 0.689.) The strategies are in
 training_strategies.py. All train on the same queries for the same number of steps, one epoch, with eight negatives for
-each, by sentence-transformers' trainer and MultipleNegativesRankingLoss, at the same learning rate. Measured on test
-questions (2,000 at most) over the whole corpus. A seed decides the order of the pairs and all that is drawn by chance;
+each, by sentence-transformers' trainer and MultipleNegativesRankingLoss, at the same learning rate; but for the last
+one, which shows what is to be had: every document is a negative in every step. Measured on test questions (2,000 at
+most) over the whole corpus. A seed decides the order of the pairs and all that is drawn by chance;
 the sets and the first embedder are the same for all seeds.
 
 Seconds are the ledger's (what one strategy finds in a workspace because another has made it counts as if it had made it
@@ -40,6 +41,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 from training_distillation import Distilled, train_teacher, with_scores
+from training_limit import EveryDocument, texts_of
 from training_strategies import (
     DENSE,
     DEPTH,
@@ -230,6 +232,9 @@ class Cell:
         lesson = Lesson(rows, total.wall_s + (total.saved_s if number == 0 else 0.0))
         if strategy.is_distilled:
             return Lesson(with_scores(rows, mined), lesson.mine_s, loss=Distilled)
+        if strategy.is_limit:
+            texts, positives = texts_of(mined), online.false_negatives(mined, reasons=())
+            return Lesson(rows, lesson.mine_s, lambda model: EveryDocument(model, texts, positives))
         if not strategy.is_masked:
             return lesson
         begin, masked = time.perf_counter(), online.false_negatives(mined)
@@ -238,7 +243,8 @@ class Cell:
 
     def _part(self, mined: rounds.Round, number: int) -> Any:
         """The rows of the queries whose turn it is; each comes in one round."""
-        rows, num_rounds = online.training_set(mined), STRATEGIES[self.strategy].rounds
+        strategy = STRATEGIES[self.strategy]
+        rows, num_rounds = online.training_set(mined, 0 if strategy.is_limit else None), strategy.rounds
         num_queries = mined.facts["num_queries"]
         turn = np.random.default_rng(self.how.seed).permutation(num_queries)[query_rows_of(rows)]
         return rows.select(np.flatnonzero(turn * num_rounds // num_queries == number))
@@ -292,7 +298,7 @@ def measured(arguments: argparse.Namespace, made: Path) -> Iterator[dict[str, An
         how = loop.Training(pairs // batch_size, batch_size, rate, seed=seed)
         cell = {"set": name, "embedder": arguments.embedder, "batch_size": batch_size, "learning_rate": rate}
         cell |= {"steps": how.steps, "strategy": strategy, "seed": seed}
-        if key(cell) in known:
+        if key(cell) in known or (STRATEGIES[strategy].is_limit and arguments.embedder != "static"):
             continue
         with tempfile.TemporaryDirectory() as folder:
             yield {**cell, **Cell(case, strategy, how, Path(folder)).run()}

@@ -21,6 +21,7 @@ class Strategy:
         rounds: how often it mines; each round trains an equal share of the steps.
         is_masked: what may be an answer by the round's verdicts is masked among a batch's other rows.
         is_distilled: a teacher scores the candidates, and its scores are learned beside the ranking.
+        is_limit: every document of the corpus is a negative in every step; for static embedders only.
     """
 
     retrieve: Mapping[str, Any] | None = None
@@ -29,10 +30,12 @@ class Strategy:
     rounds: int = 1
     is_masked: bool = False
     is_distilled: bool = False
+    is_limit: bool = False
 
 
 IN_BATCH, PEER = "in-batch only", "sentence-transformers, relative margin"
 OURS = "raymine, rounds, masked"
+LIMIT = "every document, no choice"
 # Recall@10, at least so many times as high.
 GOALS = {"random": 1.1, PEER: 1.03}
 DEPTH = 100
@@ -58,6 +61,7 @@ STRATEGIES = {
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True
     ),
+    LIMIT: Strategy(DENSE, is_limit=True),
 }
 # All that strategies need with the first embedder, mined once.
 SHARED = Strategy({**DENSE, "bm25": {"k": DEPTH}})

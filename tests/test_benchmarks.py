@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import mining
+import numpy as np
 import pytest
+import tiny_models
 
 ROOT = Path(__file__).parents[1]
 CHILD = """
@@ -164,7 +167,35 @@ def test_gains_are_means_over_seeds_against_their_goals(modules: Any) -> None:
     assert [row["goal"] for row in rows] == [">= 1.1x", ">= 1.03x"]
 
 
-@pytest.mark.parametrize("strategy", ["raymine, rounds, masked", "raymine, rounds, distilled"])
+def test_every_document_is_a_negative_but_the_positives(modules: Any, tmp_path: Path) -> None:
+    """The loss against a loop over queries and documents, whose positives but one are left out."""
+    import torch
+    import training_limit
+    from sentence_transformers import SentenceTransformer
+
+    from raymine.online import FalseNegatives
+
+    model = SentenceTransformer(tiny_models.save_static(str(tmp_path)), device="cpu")
+    texts = ["a river", "the bank of a river", "money in a bank", "a song", "the river"]
+    asked, own, positives = ["river bank", "a song about money"], [1, 3], {0: {0, 1, 4}, 1: {3}}
+    pairs = np.array([(query, document) for query, of in positives.items() for document in of])
+    loss = training_limit.EveryDocument(model, texts, FalseNegatives(pairs[:, 0], pairs[:, 1]))
+    features = [model.preprocess(asked), model.preprocess([texts[row] for row in own])]
+    found = loss(features, torch.tensor(list(zip([0, 1], own, strict=True))))
+    queries, documents = (model.encode(each, normalize_embeddings=True) for each in (asked, texts))
+    expected = []
+    for query, of in positives.items():
+        scores = {row: 20 * float(queries[query] @ documents[row]) for row in range(len(texts))}
+        others = [math.exp(scores[row]) for row in scores if row == own[query] or row not in of]
+        expected.append(math.log(sum(others)) - scores[own[query]])
+    assert found.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    found.backward()
+    assert model[0].embedding.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "strategy", ["raymine, rounds, masked", "raymine, rounds, distilled", "every document, no choice"]
+)
 def test_a_cell_is_measured_once_and_kept(
     modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str
 ) -> None:
