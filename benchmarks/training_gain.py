@@ -1,6 +1,7 @@
 """What do mined negatives gain, and at what cost? Mine, train, evaluate, re-mine, against other ways to choose them.
 
     python benchmarks/training_gain.py --data ../shared/data --sets squad wordnet medquad --seeds 0 1 2
+    python benchmarks/training_gain.py --data ../shared/data --sets wordnet --embedder transformer --queries 5000
 
 Every strategy starts from an embedder that has learned, by in-batch negatives only, from other queries than those that
 negatives are mined for (10,000 at most, three quarters of the set's): a static one from a third as many, a transformer

@@ -35,7 +35,6 @@ class Strategy:
 
 IN_BATCH, PEER = "in-batch only", "sentence-transformers, relative margin"
 OURS = "raymine, rounds, masked"
-LIMIT = "every document, no choice"
 # Recall@10, at least so many times as high.
 GOALS = {"random": 1.1, PEER: 1.03}
 DEPTH = 100
@@ -61,7 +60,7 @@ STRATEGIES = {
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True
     ),
-    LIMIT: Strategy(DENSE, is_limit=True),
+    "every document, no choice": Strategy(DENSE, is_limit=True),
 }
 # All that strategies need with the first embedder, mined once.
 SHARED = Strategy({**DENSE, "bm25": {"k": DEPTH}})
