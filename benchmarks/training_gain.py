@@ -10,7 +10,7 @@ has learned the very pairs that it mines for puts nearly every positive first: s
 has a Recall@10 of 0.688, and neither random negatives nor a relative margin took it above 0.689.) The strategies are in
 training_strategies.py. All train on the same queries for the same number of steps, one epoch, with eight negatives for
 each, by sentence-transformers' trainer and MultipleNegativesRankingLoss, at the same learning rate; but for the last
-one, which shows what is to be had: every document is a negative in every step. Measured on test questions (2,000 at
+one, which shows what more negatives bring: every document is one in every step. Measured on test questions (2,000 at
 most) over the whole corpus. A seed decides the order of the pairs and all that is drawn by chance;
 the sets and the first embedder are the same for all seeds.
 
@@ -313,7 +313,7 @@ def keep(cells: Sequence[Mapping[str, Any]]) -> None:
     """Writes the result and its plots."""
     found = summary(cells)
     facts = {
-        "train_queries": TRAIN_QUERIES,
+        "train_queries_at_most": TRAIN_QUERIES,
         "test_queries": TEST_QUERIES,
         "negatives": NEGATIVES,
         "usd_per_hour": USD_PER_HOUR,
