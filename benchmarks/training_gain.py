@@ -30,7 +30,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,19 @@ def write_set(data: Path, folder: Path, num_queries: int, first: float) -> None:
     made = folder / "qrels.partial"
     made.mkdir(exist_ok=True)
     for split, rows in splits.items():
-        lines = [f"{query}\t{document}\t1" for query, document in rows]
-        (made / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+        _write_judgements(made / f"{split}.tsv", rows)
     made.rename(folder / "qrels")
 
 
-def _judged(pairs: Sequence[tuple[str, str]], queries: Sequence[str]) -> list[tuple[str, str]]:
+def _judged(pairs: Sequence[tuple[str, str]], queries: Iterable[str]) -> list[tuple[str, str]]:
     chosen = set(queries)
     return [pair for pair in pairs if pair[0] in chosen]
+
+
+def _write_judgements(path: Path, pairs: Sequence[tuple[str, str]]) -> Path:
+    lines = [f"{query}\t{document}\t1" for query, document in pairs]
+    path.write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    return path
 
 
 def _write_texts(path: Path, texts: Mapping[str, str]) -> None:
@@ -148,13 +153,13 @@ def _write_texts(path: Path, texts: Mapping[str, str]) -> None:
         file.writelines(json.dumps({"_id": each, "text": text}) + "\n" for each, text in texts.items())
 
 
-def config(case: Case, model: Path, strategy: Strategy, seed: int) -> raymine.Config:
+def config(case: Case, model: Path, strategy: Strategy, seed: int, positives: Path | None = None) -> raymine.Config:
     return raymine.Config.model_validate(
         {
             "seed": seed,
             "corpus": {"path": str(case.folder / "corpus.jsonl")},
             "queries": {"path": str(case.folder / "queries.jsonl")},
-            "positives": {"path": str(case.folder / "qrels" / "train.tsv")},
+            "positives": {"path": str(positives or case.folder / "qrels" / "train.tsv")},
             "exclude": [str(case.folder / "qrels" / "test.tsv")],
             "embed": {"model": str(model)},
             **({"rescore": {"model": str(case.teacher)}} if strategy.is_distilled else {}),
@@ -226,8 +231,10 @@ class Cell:
         if number == 0:
             for name in ("artifacts", "cache"):
                 shutil.copytree(self.case.shared / name, workspace / name)
+        positives = self._positives(number) if strategy.is_distilled else None
         with make_executor("local") as executor:
-            mined = rounds.mine(config(self.case, checkpoint, strategy, self.how.seed), str(workspace), executor)
+            asked = config(self.case, checkpoint, strategy, self.how.seed, positives)
+            mined = rounds.mine(asked, str(workspace), executor)
         total, rows = mined.cost[-1], self._part(mined, number)
         # What was copied would have taken this strategy as long.
         lesson = Lesson(rows, total.wall_s + (total.saved_s if number == 0 else 0.0))
@@ -242,10 +249,19 @@ class Cell:
         seconds = lesson.mine_s + time.perf_counter() - begin
         return Lesson(rows, seconds, lambda model: online.MaskedInBatchLoss(model, masked))
 
+    def _positives(self, number: int) -> Path:
+        """Those of the queries whose turn it is: a teacher, most of the cost, is asked of no others."""
+        pairs, num_rounds = models.judgements(self.case.folder, "train"), STRATEGIES[self.strategy].rounds
+        queries = np.array(sorted({query for query, _ in pairs}))
+        turn = np.random.default_rng(self.how.seed).permutation(len(queries)) * num_rounds // len(queries)
+        return _write_judgements(self.folder / f"positives-{number}.tsv", _judged(pairs, queries[turn == number]))
+
     def _part(self, mined: rounds.Round, number: int) -> Any:
         """The rows of the queries whose turn it is; each comes in one round."""
         strategy = STRATEGIES[self.strategy]
         rows, num_rounds = online.training_set(mined, 0 if strategy.is_limit else None), strategy.rounds
+        if strategy.is_distilled:  # mined for no others
+            return rows
         num_queries = mined.facts["num_queries"]
         turn = np.random.default_rng(self.how.seed).permutation(num_queries)[query_rows_of(rows)]
         return rows.select(np.flatnonzero(turn * num_rounds // num_queries == number))

@@ -193,6 +193,24 @@ def test_every_document_is_a_negative_but_the_positives(modules: Any, tmp_path: 
     assert model[0].embedding.weight.grad.abs().sum() > 0
 
 
+def test_a_teacher_is_asked_of_each_query_in_one_round(modules: Any, tmp_path: Path) -> None:
+    """The rounds' judgements are those of the set, each once, in parts that differ by a query at most."""
+    import training_gain
+
+    from raymine.loop import Training
+
+    judged = [f"q{query}\td{query + document}" for query in range(23) for document in range(2)]
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "train.tsv").write_text(
+        "\n".join(["query-id\tcorpus-id\tscore", *(f"{each}\t1" for each in judged)])
+    )
+    case = training_gain.Case("tiny", tmp_path, tmp_path, tmp_path)
+    cell = training_gain.Cell(case, "raymine, rounds, distilled", Training(10, seed=3), tmp_path)
+    parts = [cell._positives(number).read_text().splitlines()[1:] for number in range(5)]
+    assert sorted(line for part in parts for line in part) == sorted(f"{each}\t1" for each in judged)
+    assert {len({line.split()[0] for line in part}) for part in parts} == {4, 5}
+
+
 @pytest.mark.parametrize(
     "strategy", ["raymine, rounds, masked", "raymine, rounds, distilled", "every document, no choice"]
 )
