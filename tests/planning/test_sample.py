@@ -104,6 +104,18 @@ def test_few_shards_are_read_however_many_there_are(
     assert sample.write(tables, drawn, str(tmp_path)).num_documents == len(drawn.documents)
 
 
+def test_queries_come_from_all_over(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one block has enough: those of another may be longer. Of many blocks only some are read."""
+
+    def blocks_of(num_queries: int) -> set[int]:
+        starts = np.array(tables.block_starts)
+        return set(np.searchsorted(starts, sample.draw(tables, 60, num_queries).queries, side="right") - 1)
+
+    assert len(tables.queries) == 3 and blocks_of(9) == {0, 1, 2}
+    monkeypatch.setattr(sample, "FEWEST_BLOCKS", 2)
+    assert len(blocks_of(9)) == 2
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 33])
 def test_blocks_are_visited_from_far_apart(count: int) -> None:
     """Each once; the second is half-way from the first."""
