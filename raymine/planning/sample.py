@@ -1,9 +1,10 @@
 """A small round made of rows of a large one: queries, their positives, and documents evenly spaced.
 
-Reads at most MOST_SHARDS document shards, however large the corpus is, and the judgements of FEWEST_BLOCKS query blocks,
-or of as many more as it takes to find enough queries with a positive in those shards: without their positives the
-filters would keep others. (Of one block alone, queries were not like the others: arxiv's first has 1.10 times as many
+Reads at most MOST_SHARDS document shards, however large the corpus is, and the judgements of FEWEST_BLOCKS query
+blocks, or of as many more as it takes to find enough queries with a positive in those shards: without their positives
+the filters would keep others. (Those of one block alone are not like the others: arxiv's first has 1.10 times as many
 postings of BM25 per query as all.)
+
 A sample always has SHARDS document shards and BLOCKS query blocks (where it has as many rows), so that what a task
 costs whatever its size is told apart from what a row costs.
 """
