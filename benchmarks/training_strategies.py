@@ -56,7 +56,7 @@ STRATEGIES = {
     "raymine": Strategy(**FILTERED),
     "raymine, rounds": Strategy(**FILTERED, rounds=ROUNDS),
     OURS: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
-    # A teacher scores all that is left of a round's candidates: 1.1 million pairs of a round with DEPTH.
+    # A teacher scores all that is left of the candidates: 1.1 million pairs of all rounds' queries with DEPTH.
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True
     ),
