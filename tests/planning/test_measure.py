@@ -11,7 +11,7 @@ import pytest
 from raymine import schemas, storage
 from raymine.artifacts import Done, Resources, Step, StepResult, Task
 from raymine.pipeline.base import Tables
-from raymine.planning.measure import _around, _unlike, has_compiled
+from raymine.planning.measure import Measuring, _around, _unlike, has_compiled
 from raymine.planning.seen import Seen
 from raymine.storage import Shard
 from raymine.vectors import read_vectors
@@ -69,6 +69,25 @@ def test_a_start_is_what_the_first_sample_took_beyond_its_rate() -> None:
     assert embed.seconds == {"tasks": pytest.approx(0.0, abs=1e-9), "documents": pytest.approx(0.001)}
     assert embed.start_s == pytest.approx((6.3 - 0.4) / 2) and embed.spread == "shards" and embed.cpus == 2.0
     assert rates["query_terms"].start_s == pytest.approx(1.5) and rates["query_terms"].spread == "one"
+
+
+@pytest.mark.parametrize(
+    ("index", "is_large", "seconds"), [("exact", True, 0.5), ("exact", False, 0.0), ("ivfpq", True, 0.0)]
+)
+def test_first_compiled_call_is_of_the_search(
+    index: str, is_large: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made before any sample, so that none of their steps is the first; only where a round's dense search makes it."""
+    clock = [10.0]
+
+    def first_call(*arguments: Any) -> None:
+        clock[0] += 0.5
+
+    monkeypatch.setattr("raymine.scores.final_scores", first_call)
+    monkeypatch.setattr("raymine.planning.measure.time.perf_counter", lambda: clock[0])
+    job, executor = SimpleNamespace(index=index), SimpleNamespace(cluster=None)
+    measuring: Any = SimpleNamespace(job=job, executor=executor, _is_large=is_large)
+    assert Measuring._load_compiled(measuring) == seconds
 
 
 def test_a_program_that_had_to_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
