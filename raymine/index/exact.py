@@ -19,7 +19,7 @@ stored and as rounded, the queries as both, 12 bytes per hit, and a tile of prod
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ from raymine.vectors import Matrix, Vectors, num_vectors, read_vectors
 if TYPE_CHECKING:
     import torch
 
+    from raymine.index.int8_tile import Panels
     from raymine.index.race import Race
 
 QUERIES_PER_TILE = 256
@@ -54,12 +55,14 @@ class Chunk:
     Args:
         doc_rows: int64 [n], ascending.
         matrix: float16 or float32 [n, dim].
-        rounded: the same for the first pass.
+        rounded: the same for the first pass; of the first DOCS_PER_TILE alone if there are panels.
+        panels: the same as index.int8_tile multiplies it, if it does.
     """
 
     doc_rows: NDArray[np.int64]
     matrix: Matrix
     rounded: Rounded
+    panels: Panels | None
 
 
 @dataclass
@@ -113,8 +116,8 @@ class Search:
             whole = rounded(self.queries, self.precision)
             borders = [(begin, begin + QUERIES_PER_TILE) for begin in range(0, len(self.queries), QUERIES_PER_TILE)]
             self.tiles = [Tile(self.queries[begin:end], whole.rows(begin, end)) for begin, end in borders]
-        chunk = Chunk(doc_rows, matrix, rounded(matrix, self.precision, mean_of(matrix)))
         is_small = len(self.queries) * len(matrix) <= PAIRS
+        chunk = made_chunk(doc_rows, matrix, self.precision, is_small)
         threads = min(num_threads(), len(self.tiles))
         buffers: SimpleQueue[tuple[torch.Tensor, torch.Tensor]] = SimpleQueue()
         for _ in range(threads):
@@ -138,6 +141,19 @@ class Search:
         return columns[0], columns[1], columns[2], columns[3]
 
 
+def made_chunk(doc_rows: NDArray[np.int64], matrix: Matrix, precision: str, is_small: bool) -> Chunk:
+    """A chunk as it is searched: by plain numpy where the search is small."""
+    whole = rounded(matrix, precision, mean_of(matrix))
+    if is_small or precision != "int8":
+        return Chunk(doc_rows, matrix, whole, None)
+    from raymine.index import int8_tile  # numba
+
+    if not int8_tile.is_supported():
+        return Chunk(doc_rows, matrix, whole, None)
+    begin = whole.tensor[:DOCS_PER_TILE].clone()
+    return Chunk(doc_rows, matrix, replace(whole, tensor=begin), int8_tile.panels_of(whole))
+
+
 def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor], is_small: bool) -> Hits:
     """The k best of a tile's hits and a chunk, by plain numpy where the search is small."""
     kth_scores, race_of = tile.kth_scores(k), (tile.rounded, chunk.rounded)
@@ -149,9 +165,15 @@ def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, t
         from raymine.scores import final_scores
 
         race, scores_of = Race(tile.matrix, chunk.matrix, *race_of, kth_scores, k), final_scores
-    for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
-        docs = chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
-        race.offer(products(tile.rounded, docs, buffers), begin)
+    if chunk.panels is not None:
+        assert isinstance(race, Race)
+        if race.is_first:
+            race.begin(products(tile.rounded, chunk.rounded.rows(0, DOCS_PER_TILE), buffers), 0)
+        race.offer_panels(chunk.panels)
+    else:
+        for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
+            docs = chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
+            race.offer(products(tile.rounded, docs, buffers), begin)
     query_index, doc_index = race.survivors()
     scores = scores_of(tile.matrix, chunk.matrix, query_index, doc_index)
     known_index, known_rows, _, known_scores = tile.hits

@@ -1,7 +1,8 @@
 """The race of exact search: which documents may still be among the k best of their query.
 
 A document stays if its product reaches its query's threshold, which follows from the k-th best product so far and the
-bound on the products' errors (index.first_pass). BLOCK products are compared at once, without a branch.
+bound on the products' errors (index.first_pass). BLOCK products are compared at once, without a branch; where the CPU
+has the instructions, whole tiles are, while they are multiplied (index.int8_tile).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from raymine.compiled import compiled
 from raymine.index import first_pass
 from raymine.index.first_pass import Rounded
+from raymine.index.int8_tile import DOCS, QUERIES, Panels, offer_tile, packed_queries, padded_rows
 from raymine.scores import final_scores
 from raymine.vectors import Matrix
 
@@ -135,6 +137,71 @@ def offer(
 
 
 @compiled
+def offer_panels(
+    queries: NDArray[np.int8],
+    starts: NDArray[np.int32],
+    numbers: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    residuals: NDArray[np.float32],
+    k: int,
+    flats: NDArray[np.float64],
+    slopes: NDArray[np.float64],
+    values: NDArray[np.float32],
+    docs: NDArray[np.int32],
+    sizes: NDArray[np.int64],
+    thresholds: NDArray[np.float32],
+    panel: int,
+    begin: int,
+) -> tuple[int, int, int]:
+    """Multiplies queries with the panels of a chunk and takes in what reaches their thresholds, as `offer` does.
+
+    Args:
+        queries: int8 [rows, dim], from packed_queries.
+        starts: int32 [rows], likewise.
+        numbers, scales, residuals: of the panels.
+        k, flats, slopes, values, docs, sizes, thresholds: as of `offer`, of all rows.
+        panel: where to begin.
+        begin: with which query of that panel.
+
+    Returns:
+        (panels, 0, 0) when all is taken in; else the panel and the query to go on with, and the query whose values are
+        full and cannot be told apart.
+    """
+    dim, capacity = queries.shape[1], values.shape[1]
+    as_singles = slopes.astype(np.float32)
+    bytes_per_panel = numbers.size // len(numbers)
+    while panel < len(numbers):
+        first_doc = panel * DOCS
+        while begin < len(queries):
+            for query in range(begin, begin + QUERIES):
+                if sizes[query] + DOCS > capacity:
+                    sizes[query], thresholds[query] = shrink(
+                        values[query], docs[query], sizes[query], k, thresholds[query], flats[query], slopes[query],
+                        residuals,
+                    )  # fmt: skip
+                    if sizes[query] + DOCS > capacity:
+                        return panel, begin, query
+            offer_tile(
+                np.uintp(queries.ctypes.data + begin * dim),
+                np.uintp(dim),
+                np.uintp(starts.ctypes.data + 4 * begin),
+                np.uintp(numbers.ctypes.data + panel * bytes_per_panel),
+                np.uintp(scales.ctypes.data + 4 * first_doc),
+                np.uintp(residuals.ctypes.data + 4 * first_doc),
+                np.uintp(as_singles.ctypes.data + 4 * begin),
+                np.uintp(thresholds.ctypes.data + 4 * begin),
+                np.uintp(values.ctypes.data + 4 * begin * capacity),
+                np.uintp(docs.ctypes.data + 4 * begin * capacity),
+                np.uintp(capacity),
+                np.uintp(sizes.ctypes.data + 8 * begin),
+                np.uintp(first_doc),
+            )
+            begin += QUERIES
+        panel, begin = panel + 1, 0
+    return len(numbers), 0, 0
+
+
+@compiled
 def shrink_all(
     k: int,
     residuals: NDArray[np.float32],
@@ -174,14 +241,19 @@ class Race:
         k: int,
     ) -> None:
         self.queries, self.docs, self.k = queries, docs, k
+        self.rounded_queries = rounded_queries
         self.doc_scales, self.residuals = rounded_docs.scales, rounded_docs.residuals
         self.bounds = first_pass.bounds_of(queries, rounded_queries, rounded_docs)
         self.is_first = bool(np.isneginf(kth_scores).all())
-        capacity = CAPACITY * k + 2 * BLOCK
-        self.values = np.empty((len(queries), capacity), np.float32)
-        self.in_race = np.empty((len(queries), capacity), np.int32)
-        self.sizes = np.zeros(len(queries), np.int64)
-        self.thresholds = self.bounds.thresholds(slice(None), kth_scores)
+        # Of whole tiles: what is not a number reaches no threshold.
+        capacity, rows = CAPACITY * k + 2 * BLOCK, padded_rows(len(queries))
+        self.values = np.empty((rows, capacity), np.float32)
+        self.in_race = np.empty((rows, capacity), np.int32)
+        self.sizes = np.zeros(rows, np.int64)
+        self.thresholds = np.full(rows, np.nan, np.float32)
+        self.thresholds[: len(queries)] = self.bounds.thresholds(slice(None), kth_scores)
+        self.flats, self.slopes = np.zeros(rows), np.zeros(rows)
+        self.flats[: len(queries)], self.slopes[: len(queries)] = self.bounds.flats, self.bounds.slopes
 
     def offer(self, products: NDArray[np.int32] | NDArray[np.float32], first_doc: int) -> None:
         """Takes in the products of all queries with consecutive documents.
@@ -191,24 +263,37 @@ class Race:
             first_doc: index in the chunk of the first of the n documents.
         """
         if self.is_first:
-            self._begin(products, first_doc)
+            self.begin(products, first_doc)
         row, column = 0, 0
         while row < len(products):
             row, column = offer(
-                products, self.doc_scales, self.residuals, first_doc, self.k, self.bounds.flats, self.bounds.slopes,
+                products, self.doc_scales, self.residuals, first_doc, self.k, self.flats, self.slopes,
                 self.values, self.in_race, self.sizes, self.thresholds, row, column,
             )  # fmt: skip
             if row < len(products):
                 self._decide(row)
 
+    def offer_panels(self, panels: Panels) -> None:
+        """Takes in all documents of the chunk, in int8."""
+        queries, starts = packed_queries(self.rounded_queries.tensor)
+        panel, begin = 0, 0
+        while panel < len(panels.numbers):
+            panel, begin, full = offer_panels(
+                queries, starts, panels.numbers, panels.scales, panels.residuals, self.k, self.flats, self.slopes,
+                self.values, self.in_race, self.sizes, self.thresholds, panel, begin,
+            )  # fmt: skip
+            if panel < len(panels.numbers):
+                self._decide(full)
+
     def survivors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What is left: query indexes in the tile and document indexes in the chunk, int64 [n] each."""
-        flats, slopes = self.bounds.flats, self.bounds.slopes
-        shrink_all(self.k, self.residuals, flats, slopes, self.values, self.in_race, self.sizes, self.thresholds)
+        shrink_all(
+            self.k, self.residuals, self.flats, self.slopes, self.values, self.in_race, self.sizes, self.thresholds
+        )
         in_use = np.arange(self.in_race.shape[1]) < self.sizes[:, None]
         return np.nonzero(in_use)[0], self.in_race[in_use].astype(np.int64)
 
-    def _begin(self, products: NDArray[np.int32] | NDArray[np.float32], first_doc: int) -> None:
+    def begin(self, products: NDArray[np.int32] | NDArray[np.float32], first_doc: int) -> None:
         """Sets thresholds from the first products of all, or else most of them would be taken in one by one."""
         self.is_first = False
         width = products.shape[1]
@@ -218,7 +303,7 @@ class Race:
             lows -= (1.001 * self.bounds.slopes[:, None]).astype(np.float32) * self.residuals[docs]
             kth = np.partition(lows, width - self.k, axis=1)[:, width - self.k]
             low = first_pass.threshold_below(kth.astype(np.float64), 2 * self.bounds.flats)
-            self.thresholds = low.astype(np.float32)
+            self.thresholds[: len(products)] = low.astype(np.float32)
 
     def _decide(self, row: int) -> None:
         """Keeps the k best of a query by their final scores: its values are too close to be told apart."""
