@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/raymine demo demo
 
 test: setup check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/pytest -m slow
