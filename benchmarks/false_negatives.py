@@ -149,9 +149,8 @@ class Mined:
         self.case, self.workspace = case, scratch / f"workspace-{case.name}"
         asked = models.queries(case.folder)
         queries, positives = scratch / f"queries-{case.name}.jsonl", scratch / f"shown-{case.name}.tsv"
-        queries.write_text("".join(json.dumps({"_id": query, "text": asked[query]}) + "\n" for query in case.shown))
-        rows = [f"{query}\t{document}\t1\n" for query, document in case.shown.items()]
-        positives.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
+        models.write_texts(queries, {query: asked[query] for query in case.shown})
+        models.write_judgements(positives, case.shown.items())
         self.config = {
             "seed": SEED,
             "corpus": {"path": str(case.folder)},

@@ -15,7 +15,7 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,18 @@ def judgements(folder: Path, split: str) -> list[tuple[str, str]]:
     """Pairs (query id, document id) of a split that are relevant."""
     rows = csv.DictReader(lines(folder, f"qrels/{split}.tsv"), delimiter="\t")
     return [(row["query-id"], row["corpus-id"]) for row in rows if int(row["score"]) > 0]
+
+
+def write_texts(path: Path, texts: Mapping[str, str]) -> None:
+    """Documents or queries by id, as a file of a BEIR folder."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"_id": each, "text": text}) + "\n" for each, text in texts.items())
+
+
+def write_judgements(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    """Relevant pairs (query id, document id), as a file of a BEIR folder."""
+    rows = [f"{query}\t{document}\t1" for query, document in pairs]
+    path.write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n", encoding="utf-8")
 
 
 def wordpiece(texts: Iterable[str], special: Sequence[str]) -> Any:

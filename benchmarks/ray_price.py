@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import sys
@@ -47,14 +46,9 @@ def write_set(data: Path, size: str, folder: Path) -> None:
     pairs = [pair for pair in models.judgements(data / "arxiv", "train") if pair[1] in documents]
     pairs = pairs[: QUERIES[size]]
     folder.mkdir()
-    _write_lines(folder / "corpus.jsonl", documents)
-    _write_lines(folder / "queries.jsonl", {query: asked[query] for query, _ in pairs})
-    lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{document}\t1" for query, document in pairs)]
-    (folder / "qrels.tsv").write_text("\n".join(lines) + "\n")
-
-
-def _write_lines(path: Path, texts: dict[str, str]) -> None:
-    path.write_text("".join(json.dumps({"_id": each, "text": text}) + "\n" for each, text in texts.items()))
+    models.write_texts(folder / "corpus.jsonl", documents)
+    models.write_texts(folder / "queries.jsonl", {query: asked[query] for query, _ in pairs})
+    models.write_judgements(folder / "qrels.tsv", pairs)
 
 
 def config(folder: Path, model: str, teacher: str) -> raymine.Config:

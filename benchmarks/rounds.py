@@ -55,13 +55,9 @@ def write_set(data: Path, num_queries: int, folder: Path) -> None:
     folder.mkdir(parents=True)
     asked, pairs = models.queries(data), models.judgements(data, "train")
     chosen = set(random.Random(0).sample(sorted({query for query, _ in pairs}), num_queries))
-    with (folder / "corpus.jsonl").open("w") as file:
-        for each, text in models.documents(data).items():
-            file.write(json.dumps({"_id": each, "text": text}) + "\n")
-    with (folder / "queries.jsonl").open("w") as file:
-        file.writelines(json.dumps({"_id": each, "text": asked[each]}) + "\n" for each in sorted(chosen))
-    lines = [f"{query}\t{document}\t1" for query, document in pairs if query in chosen]
-    (folder / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    models.write_texts(folder / "corpus.jsonl", models.documents(data))
+    models.write_texts(folder / "queries.jsonl", {each: asked[each] for each in sorted(chosen)})
+    models.write_judgements(folder / "qrels.tsv", [pair for pair in pairs if pair[0] in chosen])
 
 
 def config(folder: Path, model: str, teacher: str, how: Mapping[str, Any]) -> raymine.Config:

@@ -93,12 +93,9 @@ def write(data: Path, out: Path, num_documents: int, num_queries: int, seed: int
             if text in rows:
                 rows[text] = row
             file.write(json.dumps({"_id": f"d{row}", "text": text}, ensure_ascii=False) + "\n")
-    with (out / "queries.jsonl").open("w", encoding="utf-8") as file:
-        for number, (query, _) in enumerate(pairs):
-            file.write(json.dumps({"_id": f"q{number}", "text": query}, ensure_ascii=False) + "\n")
-    lines = [f"q{number}\td{rows[positive]}\t1" for number, (_, positive) in enumerate(pairs)]
-    content = "\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n"
-    (out / "qrels" / "train.tsv").write_text(content, encoding="utf-8")
+    models.write_texts(out / "queries.jsonl", {f"q{number}": query for number, (query, _) in enumerate(pairs)})
+    answers = [(f"q{number}", f"d{rows[positive]}") for number, (_, positive) in enumerate(pairs)]
+    models.write_judgements(out / "qrels" / "train.tsv", answers)
     return out
 
 

@@ -128,29 +128,18 @@ def write_set(data: Path, folder: Path, num_queries: int, first: float) -> None:
         "test": _judged(test, draw.sample(tested, min(TEST_QUERIES, len(tested)))),
     }
     used = {query for split in splits.values() for query, _ in split}
-    _write_texts(folder / "corpus.jsonl", models.documents(data))
-    _write_texts(folder / "queries.jsonl", {q: text for q, text in models.queries(data).items() if q in used})
+    models.write_texts(folder / "corpus.jsonl", models.documents(data))
+    models.write_texts(folder / "queries.jsonl", {q: text for q, text in models.queries(data).items() if q in used})
     made = folder / "qrels.partial"
     made.mkdir(exist_ok=True)
     for split, rows in splits.items():
-        _write_judgements(made / f"{split}.tsv", rows)
+        models.write_judgements(made / f"{split}.tsv", rows)
     made.rename(folder / "qrels")
 
 
 def _judged(pairs: Sequence[tuple[str, str]], queries: Iterable[str]) -> list[tuple[str, str]]:
     chosen = set(queries)
     return [pair for pair in pairs if pair[0] in chosen]
-
-
-def _write_judgements(path: Path, pairs: Sequence[tuple[str, str]]) -> Path:
-    lines = [f"{query}\t{document}\t1" for query, document in pairs]
-    path.write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
-    return path
-
-
-def _write_texts(path: Path, texts: Mapping[str, str]) -> None:
-    with path.open("w") as file:
-        file.writelines(json.dumps({"_id": each, "text": text}) + "\n" for each, text in texts.items())
 
 
 def config(case: Case, model: Path, strategy: Strategy, seed: int, positives: Path | None = None) -> raymine.Config:
@@ -254,7 +243,9 @@ class Cell:
         pairs, num_rounds = models.judgements(self.case.folder, "train"), STRATEGIES[self.strategy].rounds
         queries = np.array(sorted({query for query, _ in pairs}))
         turn = np.random.default_rng(self.how.seed).permutation(len(queries)) * num_rounds // len(queries)
-        return _write_judgements(self.folder / f"positives-{number}.tsv", _judged(pairs, queries[turn == number]))
+        path = self.folder / f"positives-{number}.tsv"
+        models.write_judgements(path, _judged(pairs, queries[turn == number]))
+        return path
 
     def _part(self, mined: rounds.Round, number: int) -> Any:
         """The rows of the queries whose turn it is; each comes in one round."""
