@@ -1,17 +1,17 @@
 """Exact search: a low-precision matrix product finds what may be among the k best, float64 decides.
 
-Documents are taken in chunks that fit in memory, once each; queries in tiles. A tile is multiplied with the chunk by
-index.first_pass, whose products are off by no more than a bound; index.race keeps those that may still belong to the k
-best so far. At the end of a chunk the survivors, k per query and a few, get their final score from raymine.scores and
-are merged with the hits of the chunks before by topk.merge_topk; the k-th best score is where the next chunk's
-threshold begins.
+Documents are taken in chunks that fit in memory, once each; queries in tiles. A tile is multiplied with the chunk as
+index.first_pass rounds both, which puts products off by no more than a bound; index.race keeps what may still belong to
+the k best so far. Where the CPU can, index.int8_tile multiplies and looks at once. At the end of a chunk the survivors,
+k per query and a few, get their final score from raymine.scores and are merged with the hits of the chunks before by
+topk.merge_topk; the k-th best score is where the next chunk's threshold begins.
 
 So the hits, their order and the bits of their scores depend neither on tiles and chunks, nor on the number of threads,
 the precision of the products or the kernels that compute them, nor on how documents are split into shards and parts.
 Identical vectors tie exactly and are told apart by doc_row; when so many tie that the survivors do not shrink, they are
 decided by their final scores on the way.
 
-Cost: 2 q n dim operations in int8 or what else the CPU multiplies fast, one pass over the products while they are in
+Cost: 2 q n dim operations in int8 or what else the CPU multiplies fast, one pass over the products in registers or in
 cache, and per query and chunk some k / (number of the chunk) final scores, twice that in int8. Memory: a chunk as
 stored and as rounded, the queries as both, 12 bytes per hit, and a tile of products per thread.
 """

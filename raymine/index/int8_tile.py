@@ -6,8 +6,8 @@ itself. Here a product that reaches no threshold is never written. Needs avx512_
 sums are exact. Numba has no such instruction, so a tile is written in LLVM's language.
 
     tile       QUERIES x DOCS products, their sums in QUERIES x GROUPS registers of 16 documents each
-    documents  less than -128 away from zero: vpdpbusd wants one side unsigned, so 128 is added to each number, and a
-               query's sum begins at -128 times the sum of the query
+    numbers    -127 to 127; vpdpbusd wants one side unsigned, so 128 is added to those of documents, and a query's sums
+               begin at -128 times the sum of its numbers
     panel      DOCS documents, four dimensions of 16 of them side by side: what one register takes
 """
 
