@@ -4,7 +4,7 @@ Memory. The arrays of a search take a quarter of the budget (SHARE); the rest is
 and their code, queries, hits, the scores of one tile, buffers of reading and writing.
 
     exact   a chunk of documents, as stored and as multiplied: 6 bytes per dimension at most (8 if stored as float32;
-            in int8, 3 and 5)
+            in int8, 3 and 5, and 2 more while the chunk is packed)
     ivfpq   a part's codes and ids: dim / code_dims / 2 + 8 bytes a document
     bm25    a part's postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct
             terms), and its length
