@@ -158,7 +158,7 @@ def _offer_tile(context: Any, builder: ir.IRBuilder, signature: Any, arguments: 
             for group in range(GROUPS):
                 place = builder.mul(builder.add(begin, size), code.number(4))
                 doc = builder.trunc(builder.add(first_doc, code.number(group * LANES)), WORD)
-                numbers = builder.add(code.spread_value(doc, WORD), lanes)
+                numbers = builder.add(code.spread_value(doc), lanes)
                 code.store(values, place, code.compress(uppers[group], reached[group]))
                 code.store(in_race, place, code.compress(numbers, reached[group]))
                 size = builder.add(size, builder.zext(code.call("llvm.ctpop.i16", BITS, bits[group]), LONG))
@@ -222,10 +222,10 @@ class Code:
 
     def spread(self, address: Any, place: Any, kind: Any) -> Any:
         """A number in every lane of a register."""
-        return self.spread_value(self.load(address, place, kind), kind)
+        return self.spread_value(self.load(address, place, kind))
 
-    def spread_value(self, value: Any, kind: Any) -> Any:
-        vector = ir.VectorType(kind, LANES)
+    def spread_value(self, value: Any) -> Any:
+        vector = ir.VectorType(value.type, LANES)
         nothing = ir.Constant(vector, ir.Undefined)
         one = self.builder.insert_element(nothing, value, ir.Constant(WORD, 0))
         return self.builder.shuffle_vector(one, nothing, ir.Constant(SUMS, [0] * LANES))
