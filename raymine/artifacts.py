@@ -37,11 +37,14 @@ class Resources:
         cpus: CPUs (and threads) of one worker; None: as many as suit a model.
         gpus: GPUs of one worker; None: one, where there is one.
         actors: number of workers, which keep a loaded stage; None: as many as fit.
+        in_one_thread: a task computes in a single thread, so that a process with several CPUs runs as many tasks at
+            once; others share their own work out.
     """
 
     cpus: int | None = 1
     gpus: float | None = 0
     actors: int | None = None
+    in_one_thread: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Steps: what is done is found, what is not is done, and a task's fault costs no other task its work."""
 
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,50 @@ def artifacts(tmp_path: Path) -> Iterator[Artifacts]:
 
 def _values(shards: Sequence[storage.Shard]) -> list[int]:
     return [storage.read_table(shard.path)["n"][0].as_py() for shard in shards]
+
+
+class Meeting(Square):
+    """Waits until `meet` calls run, each in a stage of its own, and says how many threads each has."""
+
+    barrier: threading.Barrier
+
+    def __init__(self, power: int) -> None:
+        super().__init__(power)
+        self.is_busy = False
+
+    def __call__(self, task: Task) -> Record:
+        assert not self.is_busy
+        self.is_busy = True
+        Meeting.barrier.wait(timeout=30)
+        record = super().__call__(task)
+        self.is_busy = False
+        record.info = {"threads": int(os.environ["OMP_NUM_THREADS"])}
+        return record
+
+
+@pytest.mark.parametrize(("num_tasks", "at_once", "threads"), [(6, 3, 1), (2, 2, 1), (1, 1, 3)])
+def test_tasks_of_one_thread_run_on_all_cpus(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, num_tasks: int, at_once: int, threads: int
+) -> None:
+    """As many at once as the process has CPUs; each is paid for with those that it had."""
+    assert isinstance(artifacts.executor, LocalExecutor)
+    artifacts.executor.cpus = 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(Meeting, "barrier", threading.Barrier(at_once), raising=False)
+    light = Resources(1, 0, in_one_thread=True)
+    result = artifacts.run(_step(range(num_tasks), Meeting, resources=light))
+    assert _values(result.shards) == [number**2 for number in range(num_tasks)]
+    assert [(each.info["threads"], each.ledger["cpus"]) for each in result.done] == [(threads, threads)] * num_tasks
+    assert artifacts.executor.num_workers(Resources(threads, 0)) == 3 // threads
+
+
+def test_tasks_that_share_their_work_out_run_one_by_one(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(artifacts.executor, LocalExecutor)
+    artifacts.executor.cpus = 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(Meeting, "barrier", threading.Barrier(1), raising=False)
+    result = artifacts.run(_step(range(4), Meeting, resources=Resources(1, 0)))
+    assert [(each.info["threads"], each.ledger["cpus"]) for each in result.done] == [(3, 3)] * 4
 
 
 @pytest.mark.parametrize("stage", [Square, Twice], ids=["one_call", "two_calls_in_flight"])

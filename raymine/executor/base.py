@@ -2,7 +2,8 @@
 
 A library that is told nothing takes every core of the machine, so four workers of a 16-core node would run 64 threads
 of each. On Ray a worker has as many threads as CPUs, and pools take no more CPUs than there are: pools x threads never
-exceed the cores. The local executor has one worker, and so all CPUs that this process may use. Two calls in flight are
+exceed the cores. The local executor has one worker with all CPUs that this process may use, or as many as there are,
+of one each, where tasks compute in one thread. Two calls in flight are
 two threads of one worker, which share them: the stages let one call at a time into the model, so the other one reads,
 tokenises or writes, and half of the threads for each would leave half of the cores idle whenever one waits.
 """

@@ -1,6 +1,7 @@
 """Runs steps in this process: starts at once, for small jobs, tests and debugging.
 
-One worker per step, with all CPUs. Where a stage takes two calls in flight, one task is read while the other computes.
+One worker per step, with all CPUs, or one per CPU where a task computes in a single thread. Where a stage takes two
+calls in flight, one task is read while the other computes.
 """
 
 from __future__ import annotations
@@ -8,17 +9,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from raymine.artifacts import Resources, Step, Task, Work
 from raymine.executor.base import local_threads, set_threads
+from raymine.resident import give_back
 
 DRIVER_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, either under WSL
 
 
 class LocalExecutor:
-    """Runs tasks one after the other, or `calls_in_flight` at a time in threads.
+    """Runs tasks one after the other, or several at a time in threads.
 
     It sets the thread counts of this process's libraries, to the CPUs it may use or to OMP_NUM_THREADS if that is less.
     """
@@ -31,29 +35,46 @@ class LocalExecutor:
         self.cpus = local_threads()
 
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
-        """One worker with all CPUs, and with a GPU where the step wants one and there is one."""
+        """One worker with all CPUs, and with a GPU where the step wants one and there is one.
+
+        Of tasks that compute in one thread, a worker per CPU, where there are as many.
+        """
         gpus = float(_has_gpu()) if resources.gpus is None else resources.gpus
-        return Resources(cpus=self.cpus, gpus=gpus, actors=1)
+        workers = max(1, min(self.cpus, num_tasks)) if resources.in_one_thread else 1
+        return replace(resources, cpus=self.cpus // workers, gpus=gpus, actors=workers)
 
     def num_workers(self, resources: Resources) -> int:
-        """One."""
-        return 1
+        """One with all CPUs, or as many as share them."""
+        return max(1, self.cpus // (resources.cpus or self.cpus))
 
     def check(self, name: str, resources: Resources) -> None:
         """Whatever is asked for, there is one worker with what there is."""
 
     def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
-        set_threads(self.cpus)
-        work = make_work()
-        if work.stage.calls_in_flight == 1:
-            yield from map(work, tasks)
+        give_back()  # what the step before left: all run in this process
+        cpus = step.resources.cpus or self.cpus
+        set_threads(cpus)
+        works = [make_work() for _ in range(step.resources.actors or 1)]
+        calls = len(works) * works[0].stage.calls_in_flight
+        if calls == 1:
+            yield from map(works[0], tasks)
             return
-        waiting = iter(tasks)
-        with ThreadPoolExecutor(work.stage.calls_in_flight, initializer=set_threads, initargs=(self.cpus,)) as pool:
+        free: SimpleQueue[Work] = SimpleQueue()
+        for work in works * works[0].stage.calls_in_flight:
+            free.put(work)
+
+        def run(task: Task) -> dict[str, Any]:
+            work = free.get()
+            try:
+                return work(task)
+            finally:
+                free.put(work)
+
+        with ThreadPoolExecutor(calls, initializer=set_threads, initargs=(cpus,)) as pool:
             running: set[Future[dict[str, Any]]] = set()
-            for task in waiting:
-                running.add(pool.submit(work, task))
-                if len(running) == work.stage.calls_in_flight:
+            for task in tasks:
+                running.add(pool.submit(run, task))
+                if len(running) == calls:
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in finished)
             yield from (future.result() for future in running)

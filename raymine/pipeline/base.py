@@ -10,7 +10,7 @@ from raymine.artifacts import Artifacts, Done, Resources, Step, StepResult, Task
 from raymine.config import Config, WorkerConfig
 from raymine.storage import HashCache, Shard
 
-LIGHT = Resources(cpus=1, gpus=0)
+LIGHT = Resources(cpus=1, gpus=0, in_one_thread=True)
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Tables:
     `earlier` and `settled`: of each query block, the lineage of the rounds before and the queries that keep their
     negatives, where the round owes them slots. `lineage`: the same after this round.
     `pool`: of each corpus shard, the documents that were embedded, where not all were.
-    `centroids`: of the ivfpq index, where there is one. `clusters`: of each corpus shard, the file of its part of that
+    `centroids`: of lists, where the index has some. `clusters`: of each corpus shard, the file of its part of that
     index that says in which list each document is.
     """
 
