@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     import torch
 
     from raymine.index.int8_tile import Panels
-    from raymine.index.race import Race
 
 QUERIES_PER_TILE = 256
 DOCS_PER_TILE = 4096  # 4 MB of products
+# Queries, documents and scores of pairs, [n] each.
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
 
@@ -151,31 +152,13 @@ def made_chunk(doc_rows: NDArray[np.int64], matrix: Matrix, precision: str, is_s
     if not int8_tile.is_supported():
         return Chunk(doc_rows, matrix, whole, None)
     begin = whole.tensor[:DOCS_PER_TILE].clone()
-    return Chunk(doc_rows, matrix, replace(whole, tensor=begin), int8_tile.panels_of(whole))
+    return Chunk(doc_rows, matrix, replace(whole, tensor=begin), int8_tile.panels_of(whole, np.array([0, len(matrix)])))
 
 
 def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor], is_small: bool) -> Hits:
     """The k best of a tile's hits and a chunk, by plain numpy where the search is small."""
-    kth_scores, race_of = tile.kth_scores(k), (tile.rounded, chunk.rounded)
-    race: PlainRace | Race
-    if is_small:
-        race, scores_of = PlainRace(tile.matrix, *race_of, kth_scores, k), gathered_scores
-    else:
-        from raymine.index.race import Race  # compiled: importing it takes a second
-        from raymine.scores import final_scores
-
-        race, scores_of = Race(tile.matrix, chunk.matrix, *race_of, kth_scores, k), final_scores
-    if chunk.panels is not None:
-        assert isinstance(race, Race)
-        if race.is_first:
-            race.begin(products(tile.rounded, chunk.rounded.rows(0, DOCS_PER_TILE), buffers), 0)
-        race.offer_panels(chunk.panels)
-    else:
-        for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
-            docs = chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
-            race.offer(products(tile.rounded, docs, buffers), begin)
-    query_index, doc_index = race.survivors()
-    scores = scores_of(tile.matrix, chunk.matrix, query_index, doc_index)
+    run = raced_plainly if is_small else raced
+    query_index, doc_index, scores = run(tile, chunk, k, buffers)
     known_index, known_rows, _, known_scores = tile.hits
     return merge_topk(
         np.concatenate([known_index, query_index]),
@@ -183,6 +166,45 @@ def search_tile(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, t
         np.concatenate([known_scores, scores]),
         k,
     )
+
+
+def raced_plainly(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor]) -> Pairs:
+    """Query indexes, document indexes and final scores of what may be among the k best, by plain numpy."""
+    race = PlainRace(tile.matrix, tile.rounded, chunk.rounded, tile.kth_scores(k), k)
+    for begin, docs in in_tiles(chunk):
+        race.offer(products(tile.rounded, docs, buffers), begin)
+    query_index, doc_index = race.survivors()
+    return query_index, doc_index, gathered_scores(tile.matrix, chunk.matrix, query_index, doc_index)
+
+
+def raced(tile: Tile, chunk: Chunk, k: int, buffers: tuple[torch.Tensor, torch.Tensor]) -> Pairs:
+    """As raced_plainly, compiled."""
+    from raymine.index.race import Race  # compiled: importing it takes a second
+    from raymine.scores import final_scores
+
+    def best_of(row: int, docs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        scores = final_scores(tile.matrix, chunk.matrix, np.full(len(docs), row), docs)
+        best = np.lexsort((docs, -scores))[:k]
+        return best, scores[best]
+
+    panels, docs = chunk.panels, chunk.rounded
+    residuals = docs.residuals if panels is None else panels.residuals
+    race = Race(tile.matrix, tile.rounded, docs.extent, residuals, tile.kth_scores(k), k, best_of)
+    if race.is_first:
+        race.begin(products(tile.rounded, docs.rows(0, DOCS_PER_TILE), buffers), docs.scales)
+    if panels is not None:
+        race.offer_panels(panels, 0, np.ones((1, len(tile.matrix)), np.bool_))
+    else:
+        for begin, part in in_tiles(chunk):
+            race.offer(products(tile.rounded, part, buffers), docs.scales, begin, np.arange(len(tile.matrix)))
+    query_index, doc_index = race.survivors()
+    return query_index, doc_index, final_scores(tile.matrix, chunk.matrix, query_index, doc_index)
+
+
+def in_tiles(chunk: Chunk) -> Iterator[tuple[int, Rounded]]:
+    """The documents of a chunk, DOCS_PER_TILE at a time, and where they begin."""
+    for begin in range(0, len(chunk.matrix), DOCS_PER_TILE):
+        yield begin, chunk.rounded.rows(begin, begin + DOCS_PER_TILE)
 
 
 def search(queries: Matrix, docs: Matrix, k: int, precision: str | None = None) -> Hits:
@@ -234,7 +256,7 @@ class SearchExact:
             found.add(doc_rows, matrix)
             num_documents, num_bytes = num_documents + len(doc_rows), num_bytes + matrix.nbytes
         starts = [self.block_starts[number] for number in numbers]
-        shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, _by_block(found, blocks, starts))
+        shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, hits_by_block(found.hits(), blocks, starts))
         return Record([shard], rows_in=num_documents, rows_out=shard.num_rows, bytes_in=num_bytes)
 
     def _chunks(self, task: Task) -> Iterator[tuple[NDArray[np.int64], Matrix]]:
@@ -249,10 +271,10 @@ class SearchExact:
         yield load_chunk(paths[begin:], first_rows[begin:])
 
 
-def _by_block(found: Search, blocks: Sequence[Vectors], starts: Sequence[int]) -> Iterator[pa.Table]:
-    """HITS of each query block from the hits of all their queries."""
+def hits_by_block(hits: Hits, blocks: Sequence[Vectors], starts: Sequence[int]) -> Iterator[pa.Table]:
+    """HITS of each query block from the hits of all their queries together."""
     query_rows = np.concatenate([block.rows + start for block, start in zip(blocks, starts, strict=True)])
-    query_index, doc_rows, ranks, scores = found.hits()
+    query_index, doc_rows, ranks, scores = hits
     ends = np.cumsum([len(block.rows) for block in blocks])
     borders = np.searchsorted(query_index, [0, *ends])
     for begin, end in pairwise(borders):

@@ -60,13 +60,37 @@ class Rounded:
     residuals: NDArray[np.float32]
     mean: NDArray[np.float32]
 
+    @property
+    def extent(self) -> Extent:
+        return Extent(float(self.norms.max()), float(self.residuals.max()), self.mean)
+
     def rows(self, begin: int, end: int) -> Rounded:
         part = slice(begin, end)
         return Rounded(self.tensor[part], self.scales[part], self.norms[part], self.residuals[part], self.mean)
 
+    def take(self, rows: NDArray[np.int64]) -> Rounded:
+        return Rounded(self.tensor[rows], self.scales[rows], self.norms[rows], self.residuals[rows], self.mean)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large rounded vectors are.
+
+    Args:
+        norm: the largest.
+        residual: the largest.
+        mean: float32 [dim], what was taken off them.
+    """
+
+    norm: float
+    residual: float
+    mean: NDArray[np.float32]
+
 
 def mean_of(matrix: Matrix) -> NDArray[np.float32]:
     """Mean of some of the vectors, float32 [dim]; zeros where it is not finite. Any mean will do."""
+    if not len(matrix):
+        return np.zeros(matrix.shape[1], np.float32)
     some = matrix[:: max(1, len(matrix) // SAMPLE_DOCUMENTS)].astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         mean: NDArray[np.float32] = some.mean(axis=0)
@@ -155,7 +179,7 @@ class Errors:
     slope: NDArray[np.float64]
 
 
-def errors(queries: Rounded, docs: Rounded) -> Errors:
+def errors(queries: Rounded, docs: Extent) -> Errors:
     """Bounds on the errors of `products`.
 
     With q', d' the rounded vectors, |q.d - q'.d'| <= |q - q'| |d| + |q'| |d - d'|. Summing dim products in float32, in
@@ -168,11 +192,10 @@ def errors(queries: Rounded, docs: Rounded) -> Errors:
     summing = operations / (1 - operations)
     if str(queries.tensor.dtype) == "torch.bfloat16":
         summing += 2 * BFLOAT16_ROUNDOFF
-    norm = float(docs.norms.max())
-    size = norm + float(docs.residuals.max())
+    size = docs.norm + docs.residual
     final = 2 * FLOAT32_ROUNDOFF * (size + np.linalg.norm(docs.mean.astype(np.float64)))
     flat: NDArray[np.float64] = queries.residuals.astype(np.float64) * size
-    flat += queries.norms * (summing * norm) + (queries.norms + queries.residuals) * final
+    flat += queries.norms * (summing * docs.norm) + (queries.norms + queries.residuals) * final
     return Errors(SAFETY * flat, SAFETY * queries.norms.astype(np.float64))
 
 
@@ -201,7 +224,7 @@ class Bounds:
         return thresholds
 
 
-def bounds_of(matrix: Matrix, queries: Rounded, docs: Rounded) -> Bounds:
+def bounds_of(matrix: Matrix, queries: Rounded, docs: Extent) -> Bounds:
     """Bounds for the products of queries (as stored in `matrix`) and documents."""
     scales, found = queries.scales.astype(np.float64), errors(queries, docs)
     offsets = matrix.astype(np.float64) @ docs.mean.astype(np.float64)
@@ -231,7 +254,7 @@ def precision_for(queries: Matrix, docs: Matrix, k: int) -> str:
     kth = np.partition(scores, len(sample) - k, axis=1)[:, len(sample) - k]
     for precision in order[:-1]:
         kept = rounded(sample, precision, mean)
-        error = errors(rounded(queries, precision), kept)
+        error = errors(rounded(queries, precision), kept.extent)
         room = 2 * (error.flat[:, None] + error.slope[:, None] * kept.residuals)
         survivors = (scores + room >= kth[:, None]).sum(axis=1)
         if survivors.mean() <= MOST_SURVIVORS * k:

@@ -47,32 +47,59 @@ def is_supported() -> bool:
 
 @dataclass(frozen=True)
 class Panels:
-    """Documents as tiles take them.
+    """Documents as tiles take them. Every list begins with a panel.
 
     Args:
         numbers: uint8 [panels, dim / QUAD, GROUPS, LANES, QUAD], rounded up; of what fills a panel, anything.
         scales: float32 [panels * DOCS].
         residuals: float32 [panels * DOCS]; not a number where there is no document, which reaches no threshold.
+        docs: int32 [panels * DOCS], index of the document; -1 where there is none.
+        lists: int32 [panels], number of the list that the documents of a panel are of.
     """
 
     numbers: NDArray[np.uint8]
     scales: NDArray[np.float32]
     residuals: NDArray[np.float32]
+    docs: NDArray[np.int32]
+    lists: NDArray[np.int32]
 
 
-def panels_of(docs: Rounded) -> Panels:
-    """Documents in int8 as panels."""
+def panels_of(docs: Rounded, list_starts: NDArray[np.int64]) -> Panels:
+    """Documents in int8 as panels.
+
+    Args:
+        docs: n of them, list after list.
+        list_starts: int64 [lists + 1], the first document of each list, and n.
+    """
     import torch
 
     num_docs, dim = docs.tensor.shape
-    num_panels, quads = -(-num_docs // DOCS), -(-dim // QUAD)
+    sizes = np.diff(list_starts)
+    lists = np.repeat(np.arange(len(sizes), dtype=np.int32), -(-sizes // DOCS))
+    num_panels, quads = len(lists), -(-dim // QUAD)
+    shifts = np.searchsorted(lists, np.arange(len(sizes))) * DOCS - list_starts[:-1]
+    slots = np.arange(num_docs) + np.repeat(shifts, sizes)
     padded = torch.zeros((num_panels * DOCS, quads * QUAD), dtype=torch.uint8)
-    torch.bitwise_xor(docs.tensor.view(torch.uint8), 0x80, out=padded[:num_docs, :dim])
-    numbers = padded.view(torch.int32).view(num_panels, GROUPS, LANES, quads).permute(0, 3, 1, 2).contiguous()
+    padded[torch.from_numpy(slots), :dim] = torch.bitwise_xor(docs.tensor.view(torch.uint8), 0x80)
+    numbers = (
+        padded.view(torch.int32)
+        .view(num_panels, GROUPS, LANES, quads)
+        .permute(0, 3, 1, 2)
+        .clone(memory_format=torch.contiguous_format)
+    )
     scales, residuals = (np.full(num_panels * DOCS, np.nan, np.float32) for _ in range(2))
-    scales[:num_docs], residuals[:num_docs] = docs.scales, docs.residuals
+    scales[slots], residuals[slots] = docs.scales, docs.residuals
+    doc_index = np.full(num_panels * DOCS, -1, np.int32)
+    doc_index[slots] = np.arange(num_docs)
     as_bytes = numbers.view(torch.uint8).numpy().reshape(num_panels, quads, GROUPS, LANES, QUAD)
-    return Panels(as_bytes, scales, residuals)
+    return Panels(as_bytes, scales, residuals, doc_index, lists)
+
+
+def vectors_of(numbers: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """The documents of panels [panels, dim / QUAD, GROUPS, LANES, QUAD], int8 [panels * DOCS, dim rounded up]."""
+    rows = numbers.transpose(0, 2, 3, 1, 4).reshape(len(numbers) * DOCS, -1)
+    found: NDArray[np.int8] = np.bitwise_xor(rows, 0x80).view(np.int8)
+    return found
 
 
 def packed_queries(tensor: torch.Tensor) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
@@ -82,45 +109,42 @@ def packed_queries(tensor: torch.Tensor) -> tuple[NDArray[np.int8], NDArray[np.i
         tensor: int8 [q, dim].
 
     Returns:
-        int8 [rows, ceil(dim / QUAD) * QUAD] and int32 [rows], rows a multiple of QUERIES, filled with zeros.
+        int8 [q + 1, ceil(dim / QUAD) * QUAD] and int32 [q + 1]; the last row, zeros, fills up a tile.
     """
     num_queries, dim = tensor.shape
-    queries = np.zeros((padded_rows(num_queries), -(-dim // QUAD) * QUAD), np.int8)
+    queries = np.zeros((num_queries + 1, -(-dim // QUAD) * QUAD), np.int8)
     queries[:num_queries, :dim] = tensor.numpy()
     return queries, -128 * queries.sum(axis=1, dtype=np.int32)
-
-
-def padded_rows(num_queries: int) -> int:
-    """The next multiple of QUERIES."""
-    return -(-num_queries // QUERIES) * QUERIES
 
 
 @intrinsic
 def offer_tile(  # type: ignore[no-untyped-def]
     typing_context,
-    queries,  # address of int8 [QUERIES, stride]
+    rows,  # address of int64 [QUERIES], which of the queries these are
+    queries,  # address of int8 [all, stride]
     stride,  # dimensions of a query, a multiple of QUAD
-    starts,  # address of int32 [QUERIES]
+    starts,  # address of int32 [all]
     docs,  # address of a panel
     scales,  # address of float32 [DOCS]
     residuals,  # address of float32 [DOCS]
-    slopes,  # address of float32 [QUERIES]
-    thresholds,  # address of float32 [QUERIES]
-    values,  # address of float32 [QUERIES, capacity]
-    in_race,  # address of int32 [QUERIES, capacity]
+    slopes,  # address of float32 [all]
+    thresholds,  # address of float32 [all]
+    values,  # address of float32 [all, capacity]
+    in_race,  # address of int32 [all, capacity]
     capacity,
-    sizes,  # address of int64 [QUERIES]
+    sizes,  # address of int64 [all]
     first_doc,
 ):
     """Appends to each query's `values` and `in_race` the documents of a panel that reach its threshold.
 
-    Up to DOCS places behind a query's size are written to.
+    Up to DOCS places behind a query's size are written to. A query may occur twice if nothing reaches its threshold.
     """
-    return types.void(*[types.uintp] * 13), _offer_tile
+    return types.void(*[types.uintp] * 14), _offer_tile
 
 
 def _offer_tile(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
     (
+        rows,
         queries,
         stride,
         starts,
@@ -136,13 +160,16 @@ def _offer_tile(context: Any, builder: ir.IRBuilder, signature: Any, arguments: 
         first_doc,
     ) = arguments
     code = Code(builder)
-    sums = _multiply(code, queries, stride, docs, [code.spread(starts, 4 * row, WORD) for row in range(QUERIES)])
+    chosen = [code.load(rows, 8 * row, LONG) for row in range(QUERIES)]
+    words = [builder.mul(row, code.number(4)) for row in chosen]
+    addresses = [builder.add(queries, builder.mul(row, stride)) for row in chosen]
+    sums = _multiply(code, addresses, stride, docs, [code.spread(starts, word, WORD) for word in words])
     doc_scales = [code.load(scales, BYTES * group, VALUES) for group in range(GROUPS)]
     doc_residuals = [code.load(residuals, BYTES * group, VALUES) for group in range(GROUPS)]
     lanes = ir.Constant(SUMS, list(range(LANES)))
     for row in range(QUERIES):
-        slope = code.spread(slopes, 4 * row, ir.FloatType())
-        threshold = code.spread(thresholds, 4 * row, ir.FloatType())
+        slope = code.spread(slopes, words[row], ir.FloatType())
+        threshold = code.spread(thresholds, words[row], ir.FloatType())
         uppers = [
             code.call("llvm.fma.v16f32", VALUES, builder.sitofp(total, VALUES), scale, builder.fmul(slope, residual))
             for total, scale, residual in zip(sums[row], doc_scales, doc_residuals, strict=True)
@@ -153,8 +180,9 @@ def _offer_tile(context: Any, builder: ir.IRBuilder, signature: Any, arguments: 
         for each in bits[1:]:
             any_bits = builder.or_(any_bits, each)
         with builder.if_then(builder.icmp_unsigned("!=", any_bits, ir.Constant(BITS, 0)), likely=False):
-            size = code.load(sizes, 8 * row, LONG)
-            begin = builder.mul(capacity, code.number(row))
+            size_at = builder.mul(chosen[row], code.number(8))
+            size = code.load(sizes, size_at, LONG)
+            begin = builder.mul(capacity, chosen[row])
             for group in range(GROUPS):
                 place = builder.mul(builder.add(begin, size), code.number(4))
                 doc = builder.trunc(builder.add(first_doc, code.number(group * LANES)), WORD)
@@ -162,12 +190,12 @@ def _offer_tile(context: Any, builder: ir.IRBuilder, signature: Any, arguments: 
                 code.store(values, place, code.compress(uppers[group], reached[group]))
                 code.store(in_race, place, code.compress(numbers, reached[group]))
                 size = builder.add(size, builder.zext(code.call("llvm.ctpop.i16", BITS, bits[group]), LONG))
-            code.store(sizes, code.number(8 * row), size)
+            code.store(sizes, size_at, size)
     return context.get_dummy_value()
 
 
-def _multiply(code: Code, queries: Any, stride: Any, docs: Any, starts: list[Any]) -> list[list[Any]]:
-    """The sums [QUERIES][GROUPS] of a tile, beginning at `starts`."""
+def _multiply(code: Code, queries: list[Any], stride: Any, docs: Any, starts: list[Any]) -> list[list[Any]]:
+    """The sums [QUERIES][GROUPS] of a tile, beginning at `starts`; `queries` are their addresses."""
     builder, before = code.builder, code.builder.block
     loop, after = builder.append_basic_block("multiply"), builder.append_basic_block("compare")
     builder.branch(loop)
@@ -178,8 +206,7 @@ def _multiply(code: Code, queries: Any, stride: Any, docs: Any, starts: list[Any
     groups = [code.load(panel, BYTES * group, SUMS) for group in range(GROUPS)]
     added = []
     for row in range(QUERIES):
-        place = builder.add(builder.mul(stride, code.number(row)), column)
-        quad = code.spread(queries, place, WORD)
+        quad = code.spread(queries[row], column, WORD)
         added.append([code.call(ADD_PRODUCTS, SUMS, sums[row][g], groups[g], quad) for g in range(GROUPS)])
     following = builder.add(column, code.number(QUAD))
     column.add_incoming(code.number(0), before)

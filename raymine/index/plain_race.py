@@ -34,7 +34,7 @@ class PlainRace:
         k: int,
     ) -> None:
         self.scales, self.residuals, self.k = rounded_docs.scales, rounded_docs.residuals, k
-        self.bounds = bounds_of(queries, rounded_queries, rounded_docs)
+        self.bounds = bounds_of(queries, rounded_queries, rounded_docs.extent)
         self.thresholds = self.bounds.thresholds(slice(None), kth_scores)
         self.values: list[NDArray[np.float32]] = []
 

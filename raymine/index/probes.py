@@ -89,11 +89,7 @@ class ChooseProbes:
         Args:
             task: inputs truth (HITS of exact search for the sample, in bucket 0), parts and clusters (of BuildPart).
         """
-        hits = [storage.read_bucket(path, 0) for path in task.inputs["truth"]]
-        columns = [
-            np.concatenate([table[name].to_numpy() for table in hits]) for name in ("query_row", "doc_row", "score")
-        ]
-        truth = merge_topk(columns[0], columns[1], columns[2], self.k)[:2]
+        truth = read_truth(task.inputs["truth"], self.k)
         found: dict[tuple[int, int], tuple[float, float]] = {}
         waiting = self._nprobes(truth, task.inputs["clusters"])
         while waiting and not self._good(found):
@@ -161,6 +157,14 @@ class ChooseProbes:
             return float(scanned[pair[0] - 1]) * SCAN_S + self.k * pair[1] * PAIR_S
 
         return cost
+
+
+def read_truth(paths: Sequence[str], k: int) -> Pairs:
+    """The k best of each query in HITS of exact search, each file's in its bucket 0."""
+    hits = [storage.read_bucket(path, 0) for path in paths]
+    columns = [np.concatenate([table[name].to_numpy() for table in hits]) for name in ("query_row", "doc_row", "score")]
+    query_index, doc_rows, _, _ = merge_topk(columns[0], columns[1], columns[2], k)
+    return query_index, doc_rows
 
 
 def clusters_of_rows(paths: Sequence[str], doc_rows: NDArray[np.int64]) -> NDArray[np.int64]:

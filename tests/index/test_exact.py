@@ -126,7 +126,7 @@ def test_a_wrong_product_within_the_bound_changes_nothing(monkeypatch, precision
 
 def room(left, right):
     """The bound on the error of each pair."""
-    bounds = first_pass.errors(left, right)
+    bounds = first_pass.errors(left, right.extent)
     return bounds.flat[:, None] + bounds.slope[:, None] * right.residuals
 
 

@@ -19,7 +19,7 @@ def rounded(rng, count, dim):
 def test_panels_hold_every_number_once(count, dim):
     """Each document's, plus 128, at its panel, quad, group and lane; nothing that fills up has a residual."""
     docs = rounded(np.random.default_rng(0), count, dim)
-    panels = int8_tile.panels_of(docs)
+    panels = int8_tile.panels_of(docs, np.array([0, count]))
     assert panels.numbers.shape == (-(-count // 48), -(-dim // 4), 3, 16, 4) and panels.numbers.flags.c_contiguous
     for doc in range(count):
         panel, group, lane = doc // 48, doc % 48 // 16, doc % 16
@@ -39,22 +39,24 @@ def test_what_reaches_a_threshold_is_taken_in(num_queries, count, dim):
     """The documents and values of a numpy product, in their order, for thresholds that some, all and none reach."""
     rng = np.random.default_rng(count + dim)
     queries, docs = rounded(rng, num_queries, dim), rounded(rng, count, dim)
-    vectors = [each.tensor.numpy().astype(np.float16) for each in (queries, docs)]
-    race = Race(*vectors, queries, docs, np.full(num_queries, -np.inf), k=500)  # room for all documents
+    panels = int8_tile.panels_of(docs, np.array([0, count]))
+    matrix = queries.tensor.numpy().astype(np.float16)
+    kth_scores, room_for_all = np.full(num_queries, -np.inf), 500
+    race = Race(matrix, queries, docs.extent, panels.residuals, kth_scores, room_for_all, None)
     products = queries.tensor.numpy().astype(np.int64) @ docs.tensor.numpy().astype(np.int64).T
     uppers = products * docs.scales.astype(np.float64) + race.bounds.slopes[:, None] * docs.residuals
     thresholds = np.quantile(uppers, 0.7, axis=1) * 1.001
     thresholds[0] = -np.inf
     if num_queries > 1:
         thresholds[1] = np.inf
-    race.thresholds[:num_queries] = thresholds
-    race.offer_panels(int8_tile.panels_of(docs))
+    race.standings.thresholds[:num_queries] = thresholds
+    race.offer_panels(panels, 0, np.ones((1, num_queries), np.bool_))
     for query in range(num_queries):
-        size = race.sizes[query]
+        size = race.standings.sizes[query]
         wanted = np.flatnonzero(uppers[query] >= np.float32(thresholds[query]))
-        np.testing.assert_array_equal(race.in_race[query, :size], wanted)
-        np.testing.assert_allclose(race.values[query, :size], uppers[query, wanted], rtol=1e-5, atol=1e-4)
-    assert not race.sizes[num_queries:].any()
+        np.testing.assert_array_equal(race.standings.docs[query, :size], wanted)
+        np.testing.assert_allclose(race.standings.values[query, :size], uppers[query, wanted], rtol=1e-5, atol=1e-4)
+    assert not race.standings.sizes[num_queries:].any()
 
 
 def test_code_for_another_cpu_has_no_tiles(monkeypatch):
