@@ -36,7 +36,7 @@ EXPONENT_GOAL, WORKER_GOAL_GB, DRIVER_GOAL_MB = 1.05, 2.0, 600
 def mine(data: Path, model: str, size: int, folder: Path) -> dict[str, Any]:
     """One size: wall time, memory of the driver, and seconds and memory of each step."""
     config = folder / f"growth-{size}.yaml"
-    config.write_text(yaml.safe_dump({**peer.config(data, model), "index": {"kind": "exact"}}))
+    config.write_text(yaml.safe_dump(peer.config(data, model, "exact")))
     workspace = folder / f"growth-{size}"
     command = [sys.executable, "-m", "raymine", "mine", str(config), "--workspace", str(workspace)]
     done = measure.run([*command, "--executor", "ray", "--json"])

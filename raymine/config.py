@@ -144,19 +144,20 @@ class IndexConfig(Section):
     """The dense index.
 
     Args:
-        kind: exact, ivfpq, or auto (exact unless ivfpq is several times cheaper: pipeline/choose.py).
+        kind: exact, ivfflat (exact within a query's nearest lists), ivfpq (lists of codes), or auto (exact unless ivfpq
+            is several times cheaper: pipeline/choose.py).
         nlist: coarse centroids; null: 4 sqrt(n), at most n / 39.
-        recall_target: share of the exact hits that ivfpq is to find; nprobe and overfetch are chosen by measuring it.
+        recall_target: share of the exact hits that lists are to find; nprobe and overfetch are chosen by measuring it.
         nprobe: centroids searched per query; null: chosen.
-        overfetch: hits fetched by codes per hit kept after exact re-scoring; null: chosen.
-        code_dims: vector dimensions per 4-bit code.
+        overfetch: ivfpq: hits fetched by codes per hit kept after exact re-scoring; null: chosen.
+        code_dims: ivfpq: vector dimensions per 4-bit code.
         train_documents: documents sampled for training at most.
-        reuse_centroids: ivfpq of a later round takes the coarse centroids of the one before while its lists are at most
+        reuse_centroids: a later round takes the coarse centroids of the one before while its lists are at most
             so many times as unequal, and its vectors as far from their centroids, as when these were trained
             (index/centroids.py); 0: never.
     """
 
-    kind: Literal["auto", "exact", "ivfpq"] = "auto"
+    kind: Literal["auto", "exact", "ivfflat", "ivfpq"] = "auto"
     nlist: int | None = Field(default=None, ge=1)
     recall_target: float = Field(default=0.95, gt=0, le=1)
     nprobe: int | None = Field(default=None, ge=1)

@@ -70,7 +70,7 @@ class Plan:
         num_queries: to mine for.
         dim: of the vectors; None where the round needs none.
         candidates_per_query: that the sources find at most, before their union.
-        index: exact or ivfpq; None where nothing is searched by vectors.
+        index: exact, ivfflat or ivfpq; None where nothing is searched by vectors.
         index_chosen: why that one.
         memory_budget_bytes: what the config gives a worker.
         rounds: so many, with a checkpoint each.
@@ -222,7 +222,12 @@ def _index(
     if dense is None:
         return None, None, False
     dim = context.facts["dim"]
-    if asked.cluster is not None and asked.cluster.gpus and embedder is not None and config.index.kind != "ivfpq":
+    if (
+        asked.cluster is not None
+        and asked.cluster.gpus
+        and embedder is not None
+        and config.index.kind in ("auto", "exact")
+    ):
         store = config.embed.store if config.embed else "float16"
         if num_queries * device_query_bytes(dim, dense.k, store) <= DEVICE_BYTES:
             return "exact", fused.CHOSEN, True

@@ -189,9 +189,13 @@ def embeddings(dim: int, dtype: str) -> pa.Schema:
 def vector_table(rows: NDArray[np.int64], vectors: NDArray[np.floating]) -> pa.Table:
     """An embeddings table from int64 [n] rows and float16 or float32 [n, dim] vectors."""
     schema = embeddings(vectors.shape[1], vectors.dtype.name)
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)
-    return pa.Table.from_arrays([pa.array(rows), column], schema=schema)
+    return pa.Table.from_arrays([pa.array(rows), vector_column(vectors)], schema=schema)
+
+
+def vector_column(matrix: NDArray[np.generic]) -> pa.Array:
+    """Numbers [n, dim] as a fixed-size-list column."""
+    flat = pa.array(np.ascontiguousarray(matrix).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(pa.field("element", flat.type), matrix.shape[1]))
 
 
 def vector_matrix(column: pa.ChunkedArray) -> NDArray[np.floating]:

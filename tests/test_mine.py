@@ -273,14 +273,15 @@ def test_the_index_lists_the_shards_with_checksums(mined: raymine.Round) -> None
         {"retrieve": {"random": {"k": 10}}, "embed": None, "write": {"formats": ["triplet"]},
          "select": {"sample": {"n": 3, "strategy": "random"}}},
         {"index": {"kind": "ivfpq", "nlist": 4, "nprobe": 4}},
+        {"index": {"kind": "ivfflat", "nlist": 4, "nprobe": 2}},
         {"rescore": None, "write": {"formats": mining.FORMATS, "scores": False}},
     ],
-    ids=["bm25_only", "random_only", "ivfpq", "no_teacher_no_scores"],
+    ids=["bm25_only", "random_only", "ivfpq", "ivfflat", "no_teacher_no_scores"],
 )  # fmt: skip
 def test_other_jobs_are_as_clean(
     data: Path, auditor: Auditor, static_model: str, tmp_path: Path, sections: dict[str, Any]
 ) -> None:
-    """A source alone, without embeddings, over codes, without a teacher."""
+    """A source alone, without embeddings, over codes, over some lists, without a teacher."""
     values = mining.config(data, static_model, **sections)
     mined = raymine.mine(make_config({k: v for k, v in values.items() if v is not None}), str(tmp_path))
     auditor.check_tables(Path(mined.path), tmp_path)

@@ -245,7 +245,10 @@ def test_a_pool_that_does_not_pay_becomes_a_full_round(
     assert mining.bytes_of_round(Path(made[1].path)) == mining.bytes_of_round(Path(full[1].path))
 
 
-def test_centroids_are_reused_while_they_serve(data: Path, models: list[str], tmp_path: Path, runner: Any) -> None:
+@pytest.mark.parametrize("kind", ["ivfpq", "ivfflat"])
+def test_centroids_are_reused_while_they_serve(
+    data: Path, models: list[str], tmp_path: Path, runner: Any, kind: str
+) -> None:
     """Vectors that moved a little are searched by the last round's; where they now lie in one list, by new ones.
 
     What was decided, and why, is in the round's facts; recall is measured in any case.
@@ -253,9 +256,9 @@ def test_centroids_are_reused_while_they_serve(data: Path, models: list[str], tm
     others = {"near": (0.1, 0), "narrow": (0, 20)}
     made = [tiny_models.save_moved(models[0], str(tmp_path / name), *how) for name, how in others.items()]
     made.append(tiny_models.save_static(str(tmp_path / "small"), dim=8))
-    index = {"kind": "ivfpq", "nlist": 8}
+    index = {"kind": kind, "nlist": 8}
     first, near, narrow, small = mined(data, [models[0], *made], tmp_path / "ws", runner, {}, index=index)
-    told = [round_.facts["ivfpq"]["centroids"] for round_ in (first, near, narrow, small)]
+    told = [round_.facts[kind]["centroids"] for round_ in (first, near, narrow, small)]
     assert [each["reused"] for each in told] == [False, True, False, False]
     assert [each["tried"] is None for each in told] == [True, False, False, True]
     assert told[1]["trained"] == told[0]["trained"]
@@ -265,14 +268,15 @@ def test_centroids_are_reused_while_they_serve(data: Path, models: list[str], tm
     assert [cost["train_centroids"].tasks for cost in costs] == [1, 0, 1]
     assert costs[1]["train_centroids"].saved_s == costs[0]["train_centroids"].wall_s > 0
     assert first.tables().centroids == near.tables().centroids != narrow.tables().centroids
-    assert all(round_.facts["ivfpq"]["recall"] > 0.9 for round_ in (first, near, narrow, small))
+    assert all(round_.facts[kind]["recall"] > 0.9 for round_ in (first, near, narrow, small))
 
 
+@pytest.mark.parametrize("kind", ["ivfpq", "ivfflat"])
 def test_centroids_are_trained_for_each_round_where_asked(
-    data: Path, models: list[str], tmp_path: Path, runner: Any
+    data: Path, models: list[str], tmp_path: Path, runner: Any, kind: str
 ) -> None:
     """Then a later round is a first round with its checkpoint."""
-    index = {"kind": "ivfpq", "nlist": 8, "reuse_centroids": 0}
+    index = {"kind": kind, "nlist": 8, "reuse_centroids": 0}
     near = tiny_models.save_moved(models[0], str(tmp_path / "near"), 0.1)
     made = mined(data, [models[0], near], tmp_path / "ws", runner, {}, index=index)
     (alone,) = mined(data, [near], tmp_path / "alone", runner, {}, index=index)

@@ -1,4 +1,4 @@
-"""Coarse centroids of an ivfpq index: trained on a seeded sample, or those of the round before while they still serve.
+"""Coarse centroids of ivfflat and ivfpq: trained on a seeded sample, or the last round's while they still serve.
 
 A later checkpoint moves the vectors. What that does to lists made for the earlier ones is measured on a sample of the
 new ones, each taken to its nearest centroid:

@@ -1,6 +1,6 @@
 """Clusters of the documents' vectors, for filters: k-means on a seeded sample, then the nearest centroid of each.
 
-For rounds whose search has no lists, or whose config asks for a number of clusters: an ivfpq index brings its own.
+For rounds whose search has no lists, or whose config asks for a number of clusters: ivfflat and ivfpq bring their own.
 Cost: the k-means of ivfpq's training, and one product of each document with the centroids.
 """
 

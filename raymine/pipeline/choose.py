@@ -9,9 +9,9 @@ cores of an AMD EPYC with avx512_vnni, 500,000 documents of 256 dimensions and m
 
 How much must be scanned for the recall that is wanted depends on the vectors, and is known only after building (a tenth
 where they cluster well; 40 % was seen for a static embedder), and exact search loses nothing. So ivfpq has to be
-WORTH_IT times cheaper. The rates are not those of the machine at hand: the choice decides what comes out, and the same
-config gives the same everywhere. Where workers that embed have a GPU, exact search runs beside the embedder and is not
-priced at all (pipeline.fused).
+WORTH_IT times cheaper; ivfflat, which is not so much cheaper than exact search, has to be asked for. The rates are not
+those of the machine at hand: the choice decides what comes out, and the same config gives the same everywhere. Where
+workers that embed have a GPU, exact search runs beside the embedder and is not priced at all (pipeline.fused).
 """
 
 from __future__ import annotations

@@ -1,19 +1,26 @@
-"""Dense search over stored vectors: exact, or through an ivfpq index whose probes are chosen by measured recall."""
+"""Dense search over stored vectors: exact, or through lists of whole vectors (ivfflat) or of codes (ivfpq).
+
+How many lists are searched is chosen by measured recall.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 from raymine.artifacts import Done, Step, Task, task_key
+from raymine.index import ivfflat, ivfpq
 from raymine.index.centroids import TrainCentroids, TryCentroids, has_fitting_size, still_serve
 from raymine.index.exact import SearchExact
-from raymine.index.ivfpq import AssignQueries, BuildPart, SearchPart
+from raymine.index.ivfflat import BuildLists, ProbeLists, SearchLists
+from raymine.index.ivfpq import BuildPart, SearchPart
 from raymine.index.ivfpq_train import TrainIvf
 from raymine.index.probes import ChooseProbes, SampleQueries
 from raymine.pipeline.base import LIGHT, Context, contents, paths
 from raymine.pipeline.choose import choose_index
 from raymine.pipeline.search import Found, for_all_blocks, search_parts, search_workers
-from raymine.pipeline.sizes import chunk_documents, exact_limits, ivfpq_limits, parts
+from raymine.pipeline.sizes import PIECE_DOCUMENTS, Limits, chunk_documents, exact_limits, ivfpq_limits, parts
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
 from raymine.storage import Shard
 
@@ -24,11 +31,11 @@ def search_dense(context: Context) -> Found:
     """Hits of the embedder, over the index that the config names or that auto chooses."""
     kind, context.facts["index_chosen"] = index_for(context)
     context.facts["index"] = kind
-    return _search_ivfpq(context) if kind == "ivfpq" else _search_exact(context)
+    return {"exact": _search_exact, "ivfflat": _search_ivfflat, "ivfpq": _search_ivfpq}[kind](context)
 
 
 def index_for(context: Context) -> tuple[str, str]:
-    """exact or ivfpq, and why."""
+    """exact, ivfflat or ivfpq, and why."""
     kind, tables = context.config.index.kind, context.tables
     if kind != "auto":
         return kind, "asked for by index.kind"
@@ -43,12 +50,11 @@ def _k(context: Context) -> int:
 
 def _search_exact(context: Context) -> Found:
     tables, k = context.tables, _k(context)
-    limits = exact_limits(context.config.resources.memory_gb, context.facts["dim"], k)
     settings = {"query_vectors": paths(tables.query_vectors), "block_starts": tables.block_starts, "k": k}
     settings["chunk_documents"] = _chunk_documents(context)
     identity = {"queries": contents(tables.query_vectors), "k": k}
     step = Step("search_exact", SearchExact, settings, identity, [], search_workers(context), unit="documents read")
-    return search_parts(context, step, _vector_parts(context, limits.documents), limits)
+    return search_parts(context, step, _vector_parts(context), _exact_limits(context))
 
 
 def _chunk_documents(context: Context) -> int:
@@ -57,8 +63,13 @@ def _chunk_documents(context: Context) -> int:
     return chunk_documents(context.config.resources.memory_gb, context.facts["dim"], stored_bytes)
 
 
-def _vector_parts(context: Context, most: int) -> list[Task]:
+def _exact_limits(context: Context) -> Limits:
+    return exact_limits(context.config.resources.memory_gb, context.facts["dim"], _k(context))
+
+
+def _vector_parts(context: Context, most: int | None = None) -> list[Task]:
     """A task per part of at most so many documents: the embeddings of its shards, and where they begin."""
+    most = most or _exact_limits(context).documents
     corpus, vectors = context.tables.corpus, context.tables.corpus_vectors
     return [
         Task(
@@ -67,6 +78,85 @@ def _vector_parts(context: Context, most: int) -> list[Task]:
         )
         for part in parts(corpus, most)
     ]
+
+
+def _search_ivfflat(context: Context) -> Found:
+    trained = _centroids(context)
+    centroids, nlist = trained.outputs[0], trained.info["nlist"]
+    context.tables.clusters = _assign_documents(context, centroids)
+    built = _build_lists(context, nlist)
+    probes = _probe_lists(context, centroids, built, nlist)
+    context.facts["ivfflat"] |= {"nlist": nlist, **probes}
+    settings: dict[str, Any] = {"centroids": centroids.path, "nprobe": probes["nprobe"]}
+    identity: dict[str, Any] = {"centroids": centroids.sha256, "nprobe": probes["nprobe"]}
+    assigned = _assign_queries(context, ivfflat.AssignQueries, settings, identity)
+    tables, k = context.tables, _k(context)
+    settings = {"assigned": paths(assigned), "nlist": nlist, "query_vectors": paths(tables.query_vectors)}
+    settings |= {"block_starts": tables.block_starts, "k": k}
+    identity = {"assigned": contents(assigned), "queries": contents(tables.query_vectors), "k": k}
+    step = Step("search_lists", SearchLists, settings, identity, [], search_workers(context), unit="documents read")
+    return search_parts(context, step, built, _exact_limits(context))
+
+
+def _build_lists(context: Context, nlist: int) -> list[Task]:
+    """Documents in the order of their lists: a task per part for whoever searches them.
+
+    A part is put in order some lists at a time, as many as have PIECE_DOCUMENTS of its documents.
+    """
+    tables, tasks, pieces = context.tables, [], []
+    most = min(PIECE_DOCUMENTS, _chunk_documents(context))
+    groups = parts(tables.corpus, _exact_limits(context).documents)
+    for part, group in zip(_vector_parts(context), groups, strict=True):
+        clusters = [tables.clusters[i] for i in group]
+        count = max(1, -(-sum(shard.num_rows for shard in clusters) // most))
+        borders = [nlist * number // count for number in range(count + 1)]
+        for lists in pairwise(borders):
+            key = task_key(part.key, contents(clusters), lists)
+            tasks.append(Task(key, {**part.inputs, "clusters": paths(clusters), "lists": list(lists)}))
+        pieces.append(count)
+    step = Step("build_lists", BuildLists, {}, None, tasks, LIGHT, unit="documents")
+    built = iter(context.run(step).done)
+    of_parts = [list(islice(built, count)) for count in pieces]
+    return [
+        Task(
+            task_key([contents(done.outputs) for done in part]),
+            {"vectors": [done.outputs[0].path for done in part], "panels": [done.outputs[1].path for done in part]},
+        )
+        for part in of_parts
+    ]
+
+
+def _assign_documents(context: Context, centroids: Shard) -> list[Shard]:
+    """The list of each document: CLUSTERS of each shard."""
+    tables = context.tables
+    tasks = [
+        Task(task_key(vectors.sha256, corpus.first_row), {"vectors": vectors.path, "first_row": corpus.first_row})
+        for corpus, vectors in zip(tables.corpus, tables.corpus_vectors, strict=True)
+    ]
+    settings = {"centroids": centroids.path}
+    step = Step("assign_documents", ivfflat.AssignDocuments, settings, centroids.sha256, tasks, LIGHT, unit="documents")
+    return context.run(step).shards
+
+
+def _probe_lists(context: Context, centroids: Shard, built: list[Task], nlist: int) -> dict[str, Any]:
+    """How many lists to search, and the recall that a sample of the queries then has."""
+    config, clusters, k = context.config.index, context.tables.clusters, _k(context)
+    sample = _sample_queries(context)
+    settings: dict[str, Any] = {"assigned": None, "nlist": nlist, "query_vectors": [sample.path], "block_starts": [0]}
+    truth = _search_sample(context, sample, SearchLists, settings, built)
+    settings = {"config": config, "centroids": centroids.path, "sample": sample.path, "k": k}
+    named = config.model_dump(include={"nprobe", "recall_target"})
+    identity: dict[str, Any] = {"config": named, "centroids": centroids.sha256, "sample": sample.sha256}
+    identity |= {"truth": contents(truth), "clusters": contents(clusters), "k": k}
+    tasks = [Task("probes", {"truth": paths(truth), "clusters": paths(clusters)})]
+    step = Step("probe_lists", ProbeLists, settings, identity, tasks, search_workers(context))
+    return context.run(step).done[0].info
+
+
+def _assign_queries(context: Context, stage: Any, settings: dict[str, Any], identity: Any) -> list[Shard]:
+    """The lists of each query, per query block."""
+    tasks = [Task(shard.sha256, {"vectors": shard.path}) for shard in context.tables.query_vectors]
+    return context.run(Step("assign_queries", stage, settings, identity, tasks, LIGHT, unit="queries")).shards
 
 
 def _search_ivfpq(context: Context) -> Found:
@@ -84,9 +174,7 @@ def _search_ivfpq(context: Context) -> Found:
     context.facts["ivfpq"] |= probes
     settings: dict[str, Any] = {"index": trained.path, "nprobe": probes["nprobe"]}
     identity: dict[str, Any] = {"index": trained.sha256, "nprobe": probes["nprobe"]}
-    tasks = [Task(shard.sha256, {"vectors": shard.path}) for shard in tables.query_vectors]
-    step = Step("assign_queries", AssignQueries, settings, identity, tasks, LIGHT, unit="queries")
-    assigned = context.run(step).shards
+    assigned = _assign_queries(context, ivfpq.AssignQueries, settings, identity)
     fetch = _k(context) * probes["overfetch"]
     settings = {
         "assigned": paths(assigned),
@@ -115,7 +203,7 @@ def _centroids(context: Context) -> Done:
     else:
         found, is_reused = context.run(step).done[0], False
     trained = {name: found.info[name] for name in ("imbalance", "distance")}
-    context.facts["ivfpq"] = {"centroids": {"reused": is_reused, "tried": tried, "trained": trained}}
+    context.facts[context.facts["index"]] = {"centroids": {"reused": is_reused, "tried": tried, "trained": trained}}
     context.tables.centroids = found.outputs
     return found
 
@@ -152,21 +240,33 @@ def _train(context: Context, centroids: Shard) -> Shard:
     return context.run(step).shards[0]
 
 
-def _choose_probes(context: Context, trained: Shard, built: list[Done]) -> dict[str, Any]:
-    """How much of the index to search, and the recall that a sample of the queries then has (index.probes)."""
-    tables, k, seed = context.tables, _k(context), context.config.seed
+def _sample_queries(context: Context) -> Shard:
+    tables, seed = context.tables, context.config.seed
     identity: dict[str, Any] = {"queries": contents(tables.query_vectors), "seed": seed}
     tasks = [Task("sample", {"vectors": paths(tables.query_vectors)})]
     step = Step("sample_queries", SampleQueries, {"seed": seed}, identity, tasks, LIGHT, unit="queries")
-    sample = context.run(step).shards[0]
-    settings: dict[str, Any] = {"query_vectors": [sample.path], "block_starts": [0], "k": k}
-    settings["chunk_documents"] = _chunk_documents(context)
-    limits = exact_limits(context.config.resources.memory_gb, context.facts["dim"], k)
-    tasks = [Task(part.key, {**part.inputs, "blocks": [0, 1]}) for part in _vector_parts(context, limits.documents)]
+    return context.run(step).shards[0]
+
+
+def _search_sample(
+    context: Context, sample: Shard, stage: Any, settings: dict[str, Any], parts: Sequence[Task]
+) -> list[Shard]:
+    """What exact search finds for a sample of the queries in each part."""
+    k = _k(context)
     identity = {"queries": sample.sha256, "k": k}
-    step = Step("search_sample", SearchExact, settings, identity, tasks, search_workers(context), unit="documents")
-    truth = context.run(step).shards
-    config = context.config.index
+    tasks = [Task(part.key, {**part.inputs, "blocks": [0, 1]}) for part in parts]
+    resources = search_workers(context)
+    step = Step("search_sample", stage, {**settings, "k": k}, identity, tasks, resources, unit="documents")
+    return context.run(step).shards
+
+
+def _choose_probes(context: Context, trained: Shard, built: list[Done]) -> dict[str, Any]:
+    """How much of the index to search, and the recall that a sample of the queries then has (index.probes)."""
+    config, k = context.config.index, _k(context)
+    sample = _sample_queries(context)
+    settings: dict[str, Any] = {"query_vectors": [sample.path], "block_starts": [0]}
+    settings["chunk_documents"] = _chunk_documents(context)
+    truth = _search_sample(context, sample, SearchExact, settings, _vector_parts(context))
     names = {"nprobe", "overfetch", "recall_target"}
     settings = {"config": config, "index": trained.path, "sample": sample.path, "k": k}
     shards = [done.outputs[0] for done in built], [done.outputs[1] for done in built]

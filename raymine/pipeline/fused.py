@@ -40,7 +40,7 @@ CHOSEN = "in the worker that embeds, on its GPU"
 def applies(context: Context) -> bool:
     """Whether documents are searched where they are embedded: exact search or auto, on a GPU that holds the queries."""
     config, tables = context.config, context.tables
-    if config.embed is None or config.retrieve.dense is None or config.index.kind == "ivfpq":
+    if config.embed is None or config.retrieve.dense is None or config.index.kind not in ("auto", "exact"):
         return False
     bytes_per_query = device_query_bytes(context.facts["dim"], config.retrieve.dense.k, config.embed.store)
     if tables.num_queries * bytes_per_query > DEVICE_BYTES:

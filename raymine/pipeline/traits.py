@@ -16,14 +16,14 @@ from raymine.storage import Shard
 def clusters(context: Context) -> list[Shard]:
     """CLUSTERS of the documents, per document shard; empty where no filter goes by them.
 
-    They are the lists of the round's ivfpq index, where it has one and the config asks for no number of clusters.
+    They are the lists of the round's index, where it has some and the config asks for no number of clusters.
     """
     if "cluster" not in context.config.select.traits:
         return []
     asked = next(f for f in context.config.select.filters if isinstance(f, OtherCluster) and f.column is None)
     tables = context.tables
     if tables.clusters and asked.clusters is None:
-        context.facts["clusters"] = context.facts["ivfpq"]["nlist"]
+        context.facts["clusters"] = context.facts[context.facts["index"]]["nlist"]
         return tables.clusters
     settings: dict[str, Any] = {"clusters": asked.clusters, "seed": context.config.seed}
     identity: dict[str, Any] = {**settings, "vectors": contents(tables.corpus_vectors)}

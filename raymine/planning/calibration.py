@@ -37,7 +37,7 @@ def calibrate(
     Args:
         context: of the round, its inputs read.
         embedder: what `read_inputs` gave.
-        index: exact or ivfpq, as planned.
+        index: exact, ivfflat or ivfpq, as planned.
         measure: does a job.
 
     Returns:

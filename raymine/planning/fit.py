@@ -38,6 +38,8 @@ DRIVERS: dict[str, tuple[str, ...]] = {
     "train_centroids": ("lists",),
     "train_ivf": (),
     "build_part": ("lists",),
+    "assign_documents": ("lists",),
+    "build_lists": DOCUMENTS,
     "embed_queries": QUERIES,
     "store_query_vectors": QUERIES,
     "query_terms": QUERIES,
@@ -48,6 +50,7 @@ DRIVERS: dict[str, tuple[str, ...]] = {
     "choose_probes": DOCUMENTS,
     "search_sample": DOCUMENTS,
     "search_exact": PAIRS,
+    "search_lists": PAIRS,
     "search_part": PAIRS,
     "search_shards": PAIRS,
     "search_bm25": ("documents", *PAIRS),  # a part's postings are read and weighted before a query is asked

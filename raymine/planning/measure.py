@@ -51,7 +51,7 @@ class Job:
 
     Args:
         config: of the round.
-        index: exact or ivfpq, as planned; None: no dense search.
+        index: exact, ivfflat or ivfpq, as planned; None: no dense search.
         embedder: what is known of it.
         facts: of the round's inputs.
         tables: of the round's inputs, by name.
@@ -231,7 +231,7 @@ class Measuring:
         if not self._is_large:
             return
         names = {result.step.name for result in largest.context.results}
-        if names & {"search_exact", "search_part"}:
+        if names & {"search_exact", "search_lists", "search_part"}:
             self._apart(self._dense_searches(largest), dense.search_dense, is_whole=True)
         if "search_bm25" in names:
             self._apart(self._bm25_searches(), retrieval.search_bm25, is_whole=False)

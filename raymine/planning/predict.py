@@ -170,15 +170,15 @@ def _priced(line: StepPlan, worker_s: float, wall_s: float, cpus: float, gpus: f
 def on_gpus(rates: Mapping[str, Rate]) -> dict[str, Rate]:
     """The rates of a round whose dense search is done where documents are embedded, on a GPU."""
     search = Rate({}, {}, {}, {}, spread="shards", unit="documents")
-    names = {"search_exact": "search_shards", "search_part": "search_shards"}
-    only_ivfpq = {
+    names = {"search_exact": "search_shards", "search_part": "search_shards", "search_lists": "search_shards"}
+    only_lists = {
         "train_centroids", "train_ivf", "build_part", "sample_queries", "search_sample", "choose_probes",
-        "assign_queries", "merge_shortlist", "rescore_hits",
+        "assign_queries", "merge_shortlist", "rescore_hits", "assign_documents", "build_lists", "probe_lists",
     }  # fmt: skip
     return {
         names.get(name, name): replace(search, num_bytes=rate.num_bytes, rows=rate.rows) if name in names else rate
         for name, rate in rates.items()
-        if name not in only_ivfpq
+        if name not in only_lists
     }
 
 

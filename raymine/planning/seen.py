@@ -10,7 +10,16 @@ from raymine.artifacts import Resources, StepResult
 from raymine.pipeline.base import Tables
 from raymine.planning.fit import TASKS, Point, Rate, fit, total
 
-SEARCHES = ("search_exact", "search_part", "search_bm25", "search_shards", "search_sample", "build_part")
+SEARCHES = (
+    "search_exact",
+    "search_part",
+    "search_bm25",
+    "search_shards",
+    "search_sample",
+    "build_part",
+    "search_lists",
+    "build_lists",
+)
 
 
 class Seen:

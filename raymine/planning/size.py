@@ -14,7 +14,7 @@ from raymine.storage import Shard
 FIRST_QUERIES, DOCUMENTS_PER_CANDIDATE, FEWEST_DOCUMENTS = 16, 2, 256
 GROWTH = 4
 SHARE = 10  # a sample is at most a tenth of the round, so planning never takes as long as mining
-LISTS_PER_ROOT = 4  # of ivfpq: 4 sqrt(n) centroids, and each document is compared with all of them
+LISTS_PER_ROOT = 4  # 4 sqrt(n) centroids, and each document is compared with all of them
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Size:
         return num_parts if name in ONE_RANGE else num_parts * len(block_ranges(blocks, shards, limits))
 
 
-ONE_RANGE = ("search_sample", "build_part")  # cut by documents alone
+ONE_RANGE = ("search_sample", "build_part", "build_lists")  # cut by documents alone
 
 
 def search_limits(name: str, config: Config, dim: int) -> Limits:

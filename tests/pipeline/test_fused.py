@@ -199,9 +199,10 @@ def test_faults_of_the_input_are_reported_as_ever(static_model: str, tmp_path: P
         ({}, True),
         ({"index": {"kind": "auto"}}, True),
         ({"index": {"kind": "ivfpq", "nlist": 4, "nprobe": 4}}, False),
+        ({"index": {"kind": "ivfflat", "nlist": 4, "nprobe": 4}}, False),
         ({"resources": {"embed": {"gpus": 0}}}, False),
     ],
-    ids=["exact", "auto", "ivfpq", "gpus_0"],
+    ids=["exact", "auto", "ivfpq", "ivfflat", "gpus_0"],
 )
 def test_it_is_used_where_exact_search_and_a_gpu_meet(
     values: dict[str, Any], tmp_path: Path, sections: dict[str, Any], expected: bool

@@ -72,7 +72,8 @@ def test_a_start_is_what_the_first_sample_took_beyond_its_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "is_large", "seconds"), [("exact", True, 0.5), ("exact", False, 0.0), ("ivfpq", True, 0.0)]
+    ("index", "is_large", "seconds"),
+    [("exact", True, 0.5), ("exact", False, 0.0), ("ivfpq", True, 0.0), ("ivfflat", True, 0.0)],
 )
 def test_first_compiled_call_is_of_the_search(
     index: str, is_large: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
