@@ -1,7 +1,7 @@
 """Search of inverted lists of whole vectors: of the documents in the lists nearest to a query, exactly the k best.
 
     AssignDocuments   a document shard           -> the list of each document, that of its nearest centroid
-    BuildLists        a part, some of the lists  -> their vectors, list after list, and the same in int8 (index.lists)
+    BuildLists        a part, some of the lists  -> their vectors in int8, list after list (index.lists)
     ProbeLists        a sample of the queries    -> how many lists are searched, and the recall that this reaches
     AssignQueries     a query block              -> the lists of each query
     SearchLists       a part, query blocks       -> hits
@@ -10,8 +10,8 @@ Within its lists a query is searched for as in exact search: in int8, with a bou
 nothing is lost but what lies in other lists, and hits need no second pass. A query's nearest lists are its first: they
 hold most of its hits, and few documents of the others then reach the k-th best score.
 
-Cost: the centroids' training, one product of each document with the centroids, a copy of the vectors in another order
-with half as much again for int8, and 2 q n dim share operations, share being that of the documents in the lists that
+Cost: the centroids' training, one product of each document with the centroids, a copy of the vectors in int8, and
+2 q n dim share operations, share being that of the documents in the lists that
 are searched: 0.29 for a recall@100 of 0.95 of 500,000 sentences under a static embedder.
 """
 
@@ -68,31 +68,29 @@ class BuildLists:
     calls_in_flight = 1
 
     def __call__(self, task: Task) -> Record:
-        """Writes the vectors as embeddings, their rows being doc_rows, and the same as panels (`panels_table`).
+        """Writes the vectors in int8 as panels (index.lists.panels_table), numbered as they lie in the part's files.
 
         Args:
-            task: inputs vectors (embeddings files of the part's shards), first_rows (doc_row where each begins),
-                clusters (CLUSTERS of each) and lists (the first, and the one after the last).
+            task: inputs vectors (embeddings files of the part's shards), clusters (CLUSTERS of each) and lists (the
+                first, and the one after the last).
         """
         from raymine.index.lists import panels_table  # numba
 
         (first, last), paths = task.inputs["lists"], task.inputs["vectors"]
-        found = []  # doc_rows, vectors and lists of each shard
-        for path, first_row, clusters in zip(paths, task.inputs["first_rows"], task.inputs["clusters"], strict=True):
-            of_shard, shard = storage.read_table(clusters)["cluster"].to_numpy(), read_vectors(path)
+        found, num_before = [], 0  # numbers, vectors and lists of each shard's documents
+        for path, clusters in zip(paths, task.inputs["clusters"], strict=True):
+            of_shard = storage.read_table(clusters)["cluster"].to_numpy()
             own = np.flatnonzero((of_shard >= first) & (of_shard < last))
-            found.append((shard.rows[own] + first_row, shard.matrix[own], of_shard[own]))
-        doc_rows, matrix, lists = (np.concatenate(column) for column in zip(*found, strict=True))
+            found.append((own + num_before, read_vectors(path).matrix[own], of_shard[own]))
+            num_before += len(of_shard)
+        numbers, matrix, lists = (np.concatenate(column) for column in zip(*found, strict=True))
         del found
         order = np.argsort(lists, kind="stable")
-        doc_rows, matrix, lists = doc_rows[order], matrix[order], lists[order]
-        # One for all lists of the part, whose products are compared with one another.
-        mean = mean_of(read_vectors(paths[0]).matrix)
-        shards = [
-            storage.write_arrow(f"{task.output}.arrow", schemas.vector_table(doc_rows, matrix)),
-            storage.write_arrow(f"{task.output}.panels.arrow", panels_table(rounded(matrix, "int8", mean), lists)),
-        ]
-        return Record(shards, rows_in=len(doc_rows), rows_out=len(doc_rows), bytes_in=matrix.nbytes)
+        # One mean for all lists of the part, whose products are compared with one another.
+        docs = rounded(matrix[order], "int8", mean_of(read_vectors(paths[0]).matrix))
+        table = panels_table(docs, numbers[order], lists[order])
+        shard = storage.write_arrow(f"{task.output}.arrow", table)
+        return Record([shard], rows_in=len(numbers), rows_out=len(numbers), bytes_in=matrix.nbytes)
 
 
 class ProbeLists:
@@ -182,36 +180,41 @@ class AssignQueries:
         self.centroids, self.nprobe = read_centroids(centroids), nprobe
 
     def __call__(self, task: Task) -> Record:
-        """Writes two columns of bits, a row per query: `nearest`, its NEAREST lists, and `probed`, nprobe."""
+        """Writes two columns, a row per query: `nearest`, int32 [NEAREST or all], and `probed`, bits (probes_of)."""
         vectors = read_vectors(task.inputs["vectors"]).matrix
-        bits = nearest_bits(vectors, self.centroids, [min(NEAREST, self.nprobe), self.nprobe])
-        table = pa.table([schemas.vector_column(each) for each in bits], ["nearest", "probed"])
+        columns = probes_of(vectors, self.centroids, self.nprobe)
+        table = pa.table([schemas.vector_column(each) for each in columns], ["nearest", "probed"])
         shard = storage.write_arrow(f"{task.output}.arrow", table)
         return Record([shard], rows_in=len(vectors), rows_out=len(vectors), bytes_in=vectors.nbytes)
 
 
-def nearest_bits(queries: Matrix, centroids: NDArray[np.float32], counts: Sequence[int]) -> list[NDArray[np.uint8]]:
-    """Which centroids are among the nearest of each query, one bit each; those that tie are too.
+def probes_of(
+    queries: Matrix, centroids: NDArray[np.float32], nprobe: int
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """The lists that queries look through.
 
     Args:
         queries: float16 or float32 [q, dim].
         centroids: float32 [nlist, dim].
-        counts: how many are wanted; for each its own answer.
+        nprobe: lists per query; all where there are fewer.
 
     Returns:
-        Per count uint8 [q, ceil(nlist / 8)], as numpy.packbits has them.
+        int32 [q, NEAREST or all], the nearest; and of all that are probed one bit each, as numpy.packbits has them,
+        uint8 [q, ceil(nlist / 8)]. Lists that tie with the last are probed too.
     """
     import torch
 
     nlist = len(centroids)
-    found = [np.empty((len(queries), -(-nlist // 8)), np.uint8) for _ in counts]
+    nprobe = min(nprobe, nlist)
+    nearest = np.empty((len(queries), min(NEAREST, nprobe)), np.int32)
+    probed = np.empty((len(queries), -(-nlist // 8)), np.uint8)
     for begin, block in likeness(queries, centroids):
-        for bits, count in zip(found, counts, strict=True):
-            # A third of the time that numpy's partition takes.
-            best = torch.from_numpy(block).topk(min(count, nlist), dim=1, sorted=False).values
-            limits = best.amin(dim=1, keepdim=True).numpy()
-            bits[begin : begin + len(block)] = np.packbits(block >= limits, axis=1)
-    return found
+        rows, scores = slice(begin, begin + len(block)), torch.from_numpy(block)
+        nearest[rows] = scores.topk(nearest.shape[1], dim=1).indices.numpy()
+        # A third of the time that numpy's partition takes.
+        limits = scores.topk(nprobe, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        probed[rows] = np.packbits(block >= limits.numpy(), axis=1)
+    return nearest, probed
 
 
 def likeness(vectors: Matrix, centroids: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -271,27 +274,27 @@ class SearchLists:
         """Writes the part's hits, a bucket for each of the query blocks.
 
         Args:
-            task: inputs vectors and panels (of BuildLists, for all lists of the part), and blocks (first query block,
-                and the one after the last).
+            task: inputs vectors (embeddings files of the part's shards), first_rows (doc_row where each begins), panels
+                (of BuildLists, for all lists) and blocks (first query block, and the one after the last).
         """
         from raymine.index.lists import Part, search  # numba
 
         numbers = range(*task.inputs["blocks"])
         blocks = [read_vectors(self.query_vectors[number]) for number in numbers]
         queries = np.concatenate([block.matrix for block in blocks])
-        part, passes = Part(task.inputs["panels"]), self._passes(numbers, len(queries))
-        hits = search(part, task.inputs["vectors"], queries, passes, self.k)
+        part = Part(task.inputs["panels"], task.inputs["vectors"], task.inputs["first_rows"])
+        hits = search(part, queries, *self._probes(numbers, len(queries)), self.k)
         starts = [self.block_starts[number] for number in numbers]
         shard = storage.write_buckets(f"{task.output}.arrow", schemas.HITS, hits_by_block(hits, blocks, starts))
-        num_documents = part.first_docs[-1]
-        return Record([shard], rows_in=num_documents, rows_out=shard.num_rows)
+        return Record([shard], rows_in=int(part.first_docs[-1]), rows_out=shard.num_rows)
 
-    def _passes(self, numbers: Sequence[int], num_queries: int) -> list[NDArray[np.uint8]]:
-        """Bits of the lists that queries look through, first and then, uint8 [q, ceil(nlist / 8)] each."""
+    def _probes(self, numbers: Sequence[int], num_queries: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """As of `probes_of`."""
         if self.assigned is None:
-            return [np.full((num_queries, -(-self.nlist // 8)), 255, np.uint8)]
+            everything = np.full((num_queries, -(-self.nlist // 8)), 255, np.uint8)
+            return np.empty((num_queries, 0), np.int32), everything
         tables = [storage.read_arrow(self.assigned[number]) for number in numbers]
         nearest, probed = (
             np.concatenate([schemas.vector_matrix(table[name]) for table in tables]) for name in ("nearest", "probed")
         )
-        return [nearest, probed & ~nearest]
+        return nearest, probed

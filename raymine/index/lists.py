@@ -33,27 +33,28 @@ from raymine.index.race import Race
 from raymine.scores import final_scores
 from raymine.threads import in_threads, num_threads
 from raymine.topk import Hits, merge_topk
-from raymine.vectors import Matrix, read_vectors
+from raymine.vectors import Matrix, num_vectors, read_vectors
 
 # Queries that are searched for together: so many want a list that the tiles of index.int8_tile are nearly full.
 QUERIES_PER_TILE = 1024
 
 
-def panels_table(docs: Rounded, lists: NDArray[np.int32]) -> pa.Table:
+def panels_table(docs: Rounded, numbers: NDArray[np.int64], lists: NDArray[np.int32]) -> pa.Table:
     """Documents as index.int8_tile multiplies them, a panel a row.
 
     Args:
         docs: n of them, in int8.
+        numbers: int64 [n], those of the documents in their part.
         lists: int32 [n], ascending, the list that each lies in.
     """
     present, starts = np.unique(lists, return_index=True)
     panels = panels_of(docs, np.append(starts, len(lists)).astype(np.int64))
-    count = len(panels.lists)
+    count, of_slots = len(panels.lists), np.append(numbers, -1).astype(np.int32)  # -1: no document
     columns = {
         "numbers": schemas.vector_column(panels.numbers.reshape(count, math.prod(panels.numbers.shape[1:]))),
         "scales": schemas.vector_column(panels.scales.reshape(count, DOCS)),
         "residuals": schemas.vector_column(panels.residuals.reshape(count, DOCS)),
-        "docs": schemas.vector_column(panels.docs.reshape(count, DOCS)),
+        "docs": schemas.vector_column(of_slots[panels.docs].reshape(count, DOCS)),
         "list": pa.array(present[panels.lists].astype(np.int32)),
     }
     extent = docs.extent if len(lists) else Extent(0.0, 0.0, docs.mean)
@@ -62,52 +63,74 @@ def panels_table(docs: Rounded, lists: NDArray[np.int32]) -> pa.Table:
 
 
 class Part:
-    """Documents in the order of their lists. Slots are numbered through all files of a part, documents likewise.
-
-    `first_slots` are those of each file; `first_docs` the documents' likewise, and their number.
+    """Documents in the order of their lists. Slots are numbered through all files of panels.
 
     Args:
-        paths: of the part's panels.
+        panels: paths of them.
+        vectors: paths of the part's embeddings; documents are numbered as they lie in these.
+        first_rows: doc_row where each of those begins.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.panels: list[Panels] = []
-        self.first_slots: list[int] = []
-        self.first_docs, extents = [0], []
-        for path in paths:
-            table = storage.read_arrow(path)
-            panels = _panels(table, self.first_docs[-1])
-            self.first_slots.append(sum(len(before.docs) for before in self.panels))
-            self.panels.append(panels)
-            self.first_docs.append(self.first_docs[-1] + int((panels.docs >= 0).sum()))
-            about = table.schema.metadata
-            extents.append(
-                Extent(float(about[b"norm"]), float(about[b"residual"]), np.frombuffer(about[b"mean"], np.float32))
-            )
+    def __init__(self, panels: Sequence[str], vectors: Sequence[str], first_rows: Sequence[int]) -> None:
+        self.vectors, self.first_rows = vectors, first_rows
+        self.first_docs = np.cumsum([0, *(num_vectors(path) for path in vectors)])
+        tables = [storage.read_arrow(path) for path in panels]
+        self.panels = [_panels(table) for table in tables]
+        self.first_slots = np.cumsum([0, *(len(each.docs) for each in self.panels)])[:-1].tolist()
+        extents = [_extent(table) for table in tables]
         self.extent = Extent(max(e.norm for e in extents), max(e.residual for e in extents), extents[0].mean)
-        self.scales = np.concatenate([panels.scales for panels in self.panels])
-        self.residuals = np.concatenate([panels.residuals for panels in self.panels])
-        self.docs = np.concatenate([panels.docs for panels in self.panels])
+        self.scales = np.concatenate([each.scales for each in self.panels])
+        self.residuals = np.concatenate([each.residuals for each in self.panels])
+        self.docs = np.concatenate([each.docs for each in self.panels])
+
+    def scored(
+        self, queries: Matrix, query_index: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """doc_rows and final scores of pairs. A file of vectors is mapped into memory while its pairs are scored.
+
+        Args:
+            queries: float16 or float32 [q, dim].
+            query_index: int64 [n].
+            slots: int64 [n].
+
+        Returns:
+            int64 [n] and float32 [n].
+        """
+        docs = self.docs[slots].astype(np.int64)
+        order = np.argsort(docs)
+        borders = np.searchsorted(docs[order], self.first_docs)
+        doc_rows, scores = np.empty(len(docs), np.int64), np.empty(len(docs), np.float32)
+        for number, (begin, end) in enumerate(pairwise(borders)):
+            if end > begin:
+                own, shard = order[begin:end], read_vectors(self.vectors[number])
+                at = docs[own] - self.first_docs[number]
+                doc_rows[own] = shard.rows[at] + self.first_rows[number]
+                scores[own] = final_scores(queries, shard.matrix, query_index[own], at)
+        return doc_rows, scores
 
 
-def _panels(table: pa.Table, first_doc: int) -> Panels:
-    """What panels_table made, its documents numbered from first_doc on."""
+def _panels(table: pa.Table) -> Panels:
+    """What panels_table made."""
     rows: dict[str, NDArray[Any]] = {name: schemas.vector_matrix(table[name]) for name in table.column_names[:4]}
-    numbers, docs = rows["numbers"], rows["docs"].reshape(-1)
+    numbers, scales, residuals, docs = rows.values()
     shape = len(numbers), numbers.shape[1] // (DOCS * QUAD), GROUPS, LANES, QUAD
-    docs = np.where(docs >= 0, docs + np.int32(first_doc), docs)
     lists = table["list"].to_numpy()
-    return Panels(numbers.reshape(shape), rows["scales"].reshape(-1), rows["residuals"].reshape(-1), docs, lists)
+    return Panels(numbers.reshape(shape), scales.reshape(-1), residuals.reshape(-1), docs.reshape(-1), lists)
 
 
-def search(part: Part, vectors: Sequence[str], queries: Matrix, passes: Sequence[NDArray[np.uint8]], k: int) -> Hits:
-    """The k best documents of the lists that each query wants; ties go to the lower doc_row.
+def _extent(table: pa.Table) -> Extent:
+    about = table.schema.metadata
+    return Extent(float(about[b"norm"]), float(about[b"residual"]), np.frombuffer(about[b"mean"], np.float32))
+
+
+def search(part: Part, queries: Matrix, nearest: NDArray[np.int32], probed: NDArray[np.uint8], k: int) -> Hits:
+    """The k best documents of the lists that each query probes; ties go to the lower doc_row.
 
     Args:
         part: the documents.
-        vectors: paths of their vectors.
         queries: float16 or float32 [q, dim], finite.
-        passes: each uint8 [q, ceil(nlist / 8)], bits of the lists that queries look through, first and then.
+        nearest: int32 [q, any number], the lists that queries look through first.
+        probed: uint8 [q, ceil(nlist / 8)], a bit for each list, whether they look through it.
         k: hits per query.
 
     Returns:
@@ -116,26 +139,26 @@ def search(part: Part, vectors: Sequence[str], queries: Matrix, passes: Sequence
     as_int8 = rounded(queries, "int8")
 
     def search_tile(begin: int) -> Hits:
-        end = min(begin + QUERIES_PER_TILE, len(queries))
-        tile = queries[begin:end]
+        rows = slice(begin, min(begin + QUERIES_PER_TILE, len(queries)))
+        tile, rounded_tile = queries[rows], as_int8.rows(rows.start, rows.stop)
 
         def best_of(row: int, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            doc_rows, scores = scored(vectors, part, tile, np.full(len(slots), row), part.docs[slots])
+            doc_rows, scores = part.scored(tile, np.full(len(slots), row), slots)
             best = np.lexsort((doc_rows, -scores))[:k]
             return best, scores[best]
 
-        unknown, rounded_tile = np.full(len(tile), -np.inf), as_int8.rows(begin, end)
-        race = Race(tile, rounded_tile, part.extent, part.residuals, unknown, k, best_of)
-        for bits in passes:
-            wanted = np.ascontiguousarray(np.unpackbits(bits[begin:end], axis=1).T).view(np.bool_)
+        race = Race(tile, rounded_tile, part.extent, part.residuals, np.full(len(tile), -np.inf), k, best_of)
+        every = np.ascontiguousarray(np.unpackbits(probed[rows], axis=1).T).view(np.bool_)
+        first = np.zeros_like(every)
+        first[nearest[rows].T, np.arange(len(tile))] = True
+        for wanted in (first, every & ~first):
             for panels, first_slot in zip(part.panels, part.first_slots, strict=True):
                 if is_supported():
                     race.offer_panels(panels, first_slot, wanted)
                 else:
                     offer_products(race, rounded_tile, panels, part.scales, first_slot, wanted)
         query_index, slots = race.survivors()
-        doc_rows, scores = scored(vectors, part, tile, query_index, part.docs[slots])
-        merged = merge_topk(query_index, doc_rows, scores, k)
+        merged = merge_topk(query_index, *part.scored(tile, query_index, slots), k)
         return merged[0] + begin, *merged[1:]
 
     begins = range(0, len(queries), QUERIES_PER_TILE)
@@ -163,27 +186,3 @@ def offer_products(
         if len(rows):
             docs = torch.from_numpy(vectors_of(panels.numbers[begin:end]).astype(np.float32))
             race.offer((left[rows] @ docs.T).numpy(), scales, first_slot + begin * DOCS, rows)
-
-
-def scored(
-    paths: Sequence[str], part: Part, queries: Matrix, query_index: NDArray[np.int64], docs: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """doc_rows and final scores of pairs.
-
-    Args:
-        paths: of the part's vectors; each is mapped into memory while its pairs are scored.
-        part: the documents.
-        queries: float16 or float32 [q, dim].
-        query_index: int64 [n].
-        docs: int32 [n], indexes in the part.
-
-    Returns:
-        int64 [n] and float32 [n].
-    """
-    doc_rows, scores = np.empty(len(docs), np.int64), np.empty(len(docs), np.float32)
-    for path, (first, last) in zip(paths, pairwise(part.first_docs), strict=True):
-        own = np.flatnonzero((docs >= first) & (docs < last))
-        if len(own):
-            vectors, at = read_vectors(path), docs[own].astype(np.int64) - first
-            doc_rows[own], scores[own] = vectors.rows[at], final_scores(queries, vectors.matrix, query_index[own], at)
-    return doc_rows, scores

@@ -103,26 +103,26 @@ def _build_lists(context: Context, nlist: int) -> list[Task]:
 
     A part is put in order some lists at a time, as many as have PIECE_DOCUMENTS of its documents.
     """
-    tables, tasks, pieces = context.tables, [], []
+    tables, vectors, tasks, counts = context.tables, _vector_parts(context), [], []
     most = min(PIECE_DOCUMENTS, _chunk_documents(context))
     groups = parts(tables.corpus, _exact_limits(context).documents)
-    for part, group in zip(_vector_parts(context), groups, strict=True):
+    for part, group in zip(vectors, groups, strict=True):
         clusters = [tables.clusters[i] for i in group]
         count = max(1, -(-sum(shard.num_rows for shard in clusters) // most))
         borders = [nlist * number // count for number in range(count + 1)]
         for lists in pairwise(borders):
             key = task_key(part.key, contents(clusters), lists)
             tasks.append(Task(key, {**part.inputs, "clusters": paths(clusters), "lists": list(lists)}))
-        pieces.append(count)
+        counts.append(count)
     step = Step("build_lists", BuildLists, {}, None, tasks, LIGHT, unit="documents")
     built = iter(context.run(step).done)
-    of_parts = [list(islice(built, count)) for count in pieces]
+    of_parts = [list(islice(built, count)) for count in counts]
     return [
         Task(
-            task_key([contents(done.outputs) for done in part]),
-            {"vectors": [done.outputs[0].path for done in part], "panels": [done.outputs[1].path for done in part]},
+            task_key(part.key, [contents(done.outputs) for done in pieces]),
+            {**part.inputs, "panels": [done.outputs[0].path for done in pieces]},
         )
-        for part in of_parts
+        for part, pieces in zip(vectors, of_parts, strict=True)
     ]
 
 

@@ -37,7 +37,7 @@ EXACT_PART_DOCUMENTS = 1 << 19
 # Larger chunks take memory and save no time: 488,000 documents and 8,192 queries took two cores 4.3 s in one chunk,
 # 4.5 s in four and 5.8 s in eight.
 CHUNK_DOCUMENTS = 1 << 17
-# Documents that ivfflat puts in order at a time, and whose vectors are in memory while their pairs are scored.
+# Documents that ivfflat puts in order at a time.
 PIECE_DOCUMENTS = 1 << 16
 # Pairs per task. Measured on one core at 256 dimensions: exact 6e8 pairs a second (in int8), BM25
 # on arxiv 1e9, ivfpq 3e9 with a tenth of the documents scanned.

@@ -54,7 +54,7 @@ class Index:
         inputs = {"vectors": self.paths, "first_rows": starts, "clusters": self.clusters}
         tasks = [Task("b", {**inputs, "lists": borders[i : i + 2]}, f"{folder}/b{i}") for i in range(pieces)]
         built = [ivfflat.BuildLists()(task).outputs for task in tasks]
-        self.part = {"vectors": [each[0].path for each in built], "panels": [each[1].path for each in built]}
+        self.part = {"vectors": self.paths, "first_rows": starts, "panels": [each[0].path for each in built]}
 
     def search(self, queries, nprobe, k):
         """HITS; all lists are searched where nprobe is None."""
@@ -139,7 +139,7 @@ def test_parts_merge_to_the_whole(tmp_path):
         shard = slice(i, i + 1)
         inputs = {"vectors": index.paths[shard], "first_rows": index.starts[shard], "clusters": index.clusters[shard]}
         built = ivfflat.BuildLists()(Task("p", {**inputs, "lists": [0, 12]}, f"{tmp_path}/p{i}")).outputs
-        index.part = {"vectors": [built[0].path], "panels": [built[1].path]}
+        index.part = {**inputs, "panels": [built[0].path]}
         parts.append(as_hits(index.search(queries, 4, 20)))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     for got, wanted in zip(merge_topk(columns[0], columns[1], columns[3], 20), whole, strict=True):
@@ -184,7 +184,7 @@ def test_the_recall_that_is_said_is_that_of_a_search(tmp_path, target, nprobe):
         fewer, its_error = reached(said["nprobe"] - 1)
         assert fewer - its_error < target
     probed = np.unpackbits(
-        ivfflat.nearest_bits(queries, ivfflat.read_centroids(index.centroids), [said["nprobe"]])[0], axis=1
+        ivfflat.probes_of(queries, ivfflat.read_centroids(index.centroids), said["nprobe"])[1], axis=1
     )
     of = storage.read_table(index.clusters[0])["cluster"].to_numpy()
     assert said["documents_share"] == pytest.approx((probed[:, :40] @ np.bincount(of, minlength=40)).mean() / 5000)
@@ -210,8 +210,10 @@ def test_documents_and_queries_go_to_near_centroids(tmp_path, monkeypatch, faste
     left, right = (each.tensor.numpy().astype(np.int64) for each in numbers)
     whole = (left @ right.T).astype(np.float32) * numbers[1].scales
     assert table["cluster"].to_pylist() == whole.argmax(axis=1).tolist()
-    for bits, count in zip(ivfflat.nearest_bits(docs, centroids, [1, 9, 50]), [1, 9, 50], strict=True):
+    for count in (1, 9, 50):
+        nearest, bits = ivfflat.probes_of(docs, centroids, count)
         is_near = np.unpackbits(bits, axis=1)[:, :50].astype(bool)
-        kth = np.sort(products, axis=1)[:, 50 - count]
         assert (is_near.sum(axis=1) >= count).all() and is_near.sum(axis=1).mean() < count + 0.2
-        assert (np.where(is_near, products, np.inf).min(axis=1) >= kth - 0.02).all()
+        assert (np.where(is_near, whole, np.inf).min(axis=1) == np.sort(whole, axis=1)[:, 50 - count]).all()
+        best = np.sort(whole, axis=1)[:, ::-1][:, : min(count, 4)]
+        np.testing.assert_array_equal(np.take_along_axis(whole, nearest, axis=1), best)
