@@ -51,14 +51,10 @@ class LocalExecutor:
         """Whatever is asked for, there is one worker with what there is."""
 
     def run(self, step: Step, tasks: Sequence[Task], make_work: Callable[[], Work]) -> Iterator[dict[str, Any]]:
-        give_back()  # what the step before left: all run in this process
         cpus = step.resources.cpus or self.cpus
         set_threads(cpus)
         works = [make_work() for _ in range(step.resources.actors or 1)]
         calls = len(works) * works[0].stage.calls_in_flight
-        if calls == 1:
-            yield from map(works[0], tasks)
-            return
         free: SimpleQueue[Work] = SimpleQueue()
         for work in works * works[0].stage.calls_in_flight:
             free.put(work)
@@ -69,7 +65,11 @@ class LocalExecutor:
                 return work(task)
             finally:
                 free.put(work)
+                give_back()  # all tasks run in this process: what one leaves would add to the next ones'
 
+        if calls == 1:
+            yield from map(run, tasks)
+            return
         with ThreadPoolExecutor(calls, initializer=set_threads, initargs=(cpus,)) as pool:
             running: set[Future[dict[str, Any]]] = set()
             for task in tasks:
