@@ -94,6 +94,12 @@ def test_tasks_of_one_thread_run_on_all_cpus(
     assert artifacts.executor.num_workers(Resources(threads, 0)) == 3 // threads
 
 
+def test_a_large_machine_runs_no_more_than_eight_at_once() -> None:
+    executor = LocalExecutor()
+    executor.cpus = 64
+    assert executor.resolve(Resources(1, 0, in_one_thread=True), 100) == Resources(8, 0, 8, in_one_thread=True)
+
+
 def test_tasks_that_share_their_work_out_run_one_by_one(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(artifacts.executor, LocalExecutor)
     artifacts.executor.cpus = 3

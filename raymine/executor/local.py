@@ -18,6 +18,7 @@ from raymine.artifacts import Resources, Step, Task, Work
 from raymine.executor.base import local_threads, set_threads
 from raymine.resident import give_back
 
+MOST_AT_ONCE = 8  # tasks of one thread: they share an interpreter and the memory of one process
 DRIVER_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, either under WSL
 
 
@@ -37,10 +38,10 @@ class LocalExecutor:
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
         """One worker with all CPUs, and with a GPU where the step wants one and there is one.
 
-        Of tasks that compute in one thread, a worker per CPU, where there are as many.
+        Of tasks that compute in one thread, a worker per CPU, where there are as many, up to MOST_AT_ONCE.
         """
         gpus = float(_has_gpu()) if resources.gpus is None else resources.gpus
-        workers = max(1, min(self.cpus, num_tasks)) if resources.in_one_thread else 1
+        workers = max(1, min(self.cpus, num_tasks, MOST_AT_ONCE)) if resources.in_one_thread else 1
         return replace(resources, cpus=self.cpus // workers, gpus=gpus, actors=workers)
 
     def num_workers(self, resources: Resources) -> int:
