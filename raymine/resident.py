@@ -32,7 +32,7 @@ def peak_bytes() -> int:
 def give_back() -> None:
     """Returns memory that allocators keep for later: Arrow's and, where it can be told so, the C library's.
 
-    After a block of candidates is filtered Arrow keeps some 150 MB, which would otherwise add to what comes after.
+    After two blocks of 820,000 candidates were filtered Arrow kept 309 MB, which add to all that comes after.
     """
     arrow = sys.modules.get("pyarrow")
     if arrow is not None:

@@ -68,9 +68,6 @@ class Rounded:
         part = slice(begin, end)
         return Rounded(self.tensor[part], self.scales[part], self.norms[part], self.residuals[part], self.mean)
 
-    def take(self, rows: NDArray[np.int64]) -> Rounded:
-        return Rounded(self.tensor[rows], self.scales[rows], self.norms[rows], self.residuals[rows], self.mean)
-
 
 @dataclass(frozen=True)
 class Extent:

@@ -25,7 +25,6 @@ from raymine.index.int8_tile import (
     QUAD,
     Panels,
     is_supported,
-    packed_queries,
     panels_of,
     vectors_of,
 )
@@ -140,14 +139,15 @@ def search(part: Part, queries: Matrix, nearest: NDArray[np.int32], probed: NDAr
 
     def search_tile(begin: int) -> Hits:
         rows = slice(begin, min(begin + QUERIES_PER_TILE, len(queries)))
-        tile, rounded_tile = queries[rows], as_int8.rows(rows.start, rows.stop)
+        tile = queries[rows]
 
         def best_of(row: int, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
             doc_rows, scores = part.scored(tile, np.full(len(slots), row), slots)
             best = np.lexsort((doc_rows, -scores))[:k]
             return best, scores[best]
 
-        race = Race(tile, rounded_tile, part.extent, part.residuals, np.full(len(tile), -np.inf), k, best_of)
+        unknown, rounded_tile = np.full(len(tile), -np.inf), as_int8.rows(rows.start, rows.stop)
+        race = Race(tile, rounded_tile, part.extent, part.residuals, unknown, k, best_of)
         every = np.ascontiguousarray(np.unpackbits(probed[rows], axis=1).T).view(np.bool_)
         first = np.zeros_like(every)
         first[nearest[rows].T, np.arange(len(tile))] = True
@@ -156,7 +156,7 @@ def search(part: Part, queries: Matrix, nearest: NDArray[np.int32], probed: NDAr
                 if is_supported():
                     race.offer_panels(panels, first_slot, wanted)
                 else:
-                    offer_products(race, rounded_tile, panels, part.scales, first_slot, wanted)
+                    offer_products(race, panels, part.scales, first_slot, wanted)
         query_index, slots = race.survivors()
         merged = merge_topk(query_index, *part.scored(tile, query_index, slots), k)
         return merged[0] + begin, *merged[1:]
@@ -169,7 +169,6 @@ def search(part: Part, queries: Matrix, nearest: NDArray[np.int32], probed: NDAr
 
 def offer_products(
     race: Race,
-    queries: Rounded,
     panels: Panels,
     scales: NDArray[np.float32],
     first_slot: int,
@@ -178,8 +177,7 @@ def offer_products(
     """As Race.offer_panels, by products in memory: int8 numbers as float32."""
     import torch
 
-    as_floats, _ = packed_queries(queries.tensor)
-    left = torch.from_numpy(as_floats[:-1].astype(np.float32))
+    left = torch.from_numpy(race.packed_queries[0][:-1].astype(np.float32))
     starts = np.append(np.flatnonzero(np.diff(panels.lists, prepend=-1)), len(panels.lists))
     for begin, end in pairwise(starts.tolist()):
         rows = np.flatnonzero(wanted[panels.lists[begin]])

@@ -8,6 +8,7 @@ has the instructions, whole tiles are, while they are multiplied (index.int8_til
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -289,7 +290,7 @@ class Race:
             first_slot: of them.
             wanted: bool [lists, q], whether a query looks through a list.
         """
-        queries, starts = packed_queries(self.rounded_queries.tensor)
+        queries, starts = self.packed_queries
         numbers, scales, lists = panels.numbers, panels.scales, panels.lists
         panel, begin = 0, 0
         while panel < len(numbers):
@@ -298,6 +299,11 @@ class Race:
             )
             if panel < len(numbers):
                 self._decide(full)
+
+    @cached_property
+    def packed_queries(self) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+        """Of the tile, if it is in int8."""
+        return packed_queries(self.rounded_queries.tensor)
 
     def survivors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What is left: query indexes in the tile and slots, int64 [n] each."""

@@ -20,7 +20,15 @@ from raymine.index.probes import ChooseProbes, SampleQueries
 from raymine.pipeline.base import LIGHT, Context, contents, paths
 from raymine.pipeline.choose import choose_index
 from raymine.pipeline.search import Found, for_all_blocks, search_parts, search_workers
-from raymine.pipeline.sizes import PIECE_DOCUMENTS, Limits, chunk_documents, exact_limits, ivfpq_limits, parts
+from raymine.pipeline.sizes import (
+    Limits,
+    chunk_documents,
+    exact_limits,
+    ivfpq_limits,
+    parts,
+    piece_documents,
+    stored_bytes,
+)
 from raymine.retrieve.shortlist import MergeShortlist, RescoreHits
 from raymine.storage import Shard
 
@@ -58,9 +66,7 @@ def _search_exact(context: Context) -> Found:
 
 
 def _chunk_documents(context: Context) -> int:
-    embed = context.config.embed
-    stored_bytes = 4 if embed is not None and embed.store == "float32" else 2
-    return chunk_documents(context.config.resources.memory_gb, context.facts["dim"], stored_bytes)
+    return chunk_documents(context.config.resources.memory_gb, context.facts["dim"], stored_bytes(context.config))
 
 
 def _exact_limits(context: Context) -> Limits:
@@ -101,10 +107,11 @@ def _search_ivfflat(context: Context) -> Found:
 def _build_lists(context: Context, nlist: int) -> list[Task]:
     """Documents in the order of their lists: a task per part for whoever searches them.
 
-    A part is put in order some lists at a time, as many as have PIECE_DOCUMENTS of its documents.
+    A part is put in order some lists at a time, as many as have so many of its documents (sizes.piece_documents).
     """
     tables, vectors, tasks, counts = context.tables, _vector_parts(context), [], []
-    most = min(PIECE_DOCUMENTS, _chunk_documents(context))
+    config = context.config
+    most = piece_documents(config.resources.memory_gb, context.facts["dim"], stored_bytes(config))
     groups = parts(tables.corpus, _exact_limits(context).documents)
     for part, group in zip(vectors, groups, strict=True):
         clusters = [tables.clusters[i] for i in group]

@@ -5,6 +5,8 @@ and their code, queries, hits, the scores of one tile, buffers of reading and wr
 
     exact   a chunk of documents, as stored and as multiplied: 6 bytes per dimension at most (8 if stored as float32;
             in int8, 3 and 5, and 2 more while the chunk is packed)
+    ivfflat vectors of the lists that are put in order at a time: as of a chunk of exact search; a part is searched in
+            int8 from a mapped file, dim + 13 bytes a document and what fills up its panels
     ivfpq   a part's codes and ids: dim / code_dims / 2 + 8 bytes a document
     bm25    a part's postings of the queries' terms: 8 bytes each, some 60 a document (arxiv abstracts have 48 distinct
             terms), and its length
@@ -26,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from raymine.config import Config
 from raymine.storage import Shard
 
 SHARE = 0.25
@@ -37,7 +40,7 @@ EXACT_PART_DOCUMENTS = 1 << 19
 # Larger chunks take memory and save no time: 488,000 documents and 8,192 queries took two cores 4.3 s in one chunk,
 # 4.5 s in four and 5.8 s in eight.
 CHUNK_DOCUMENTS = 1 << 17
-# Documents that ivfflat puts in order at a time.
+# Of the documents that ivfflat puts in order at a time: one task of several that a part has.
 PIECE_DOCUMENTS = 1 << 16
 # Pairs per task. Measured on one core at 256 dimensions: exact 6e8 pairs a second (in int8), BM25
 # on arxiv 1e9, ivfpq 3e9 with a tenth of the documents scanned.
@@ -64,9 +67,19 @@ class Limits:
     queries: float = float("inf")
 
 
+def stored_bytes(config: Config) -> int:
+    """Bytes of a number of a stored vector."""
+    return 4 if config.embed is not None and config.embed.store == "float32" else 2
+
+
 def chunk_documents(memory_gb: float, dim: int, stored_bytes: int) -> int:
     """Documents whose vectors fit in memory, as stored (bytes a number) and as multiplied; CHUNK_DOCUMENTS at most."""
     return min(CHUNK_DOCUMENTS, int(SHARE * memory_gb * 1e9 / ((stored_bytes + 4) * dim)))
+
+
+def piece_documents(memory_gb: float, dim: int, stored_bytes: int) -> int:
+    """Documents that ivfflat puts in order at a time; PIECE_DOCUMENTS at most."""
+    return min(PIECE_DOCUMENTS, chunk_documents(memory_gb, dim, stored_bytes))
 
 
 def exact_limits(memory_gb: float, dim: int, k: int) -> Limits:

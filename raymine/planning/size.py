@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 from raymine.config import Config
 from raymine.pipeline.base import Tables
-from raymine.pipeline.sizes import Limits, block_ranges, bm25_limits, exact_limits, ivfpq_limits, parts
+from raymine.pipeline.sizes import (
+    Limits,
+    block_ranges,
+    bm25_limits,
+    exact_limits,
+    ivfpq_limits,
+    parts,
+    piece_documents,
+    stored_bytes,
+)
 from raymine.storage import Shard
 
 FIRST_QUERIES, DOCUMENTS_PER_CANDIDATE, FEWEST_DOCUMENTS = 16, 2, 256
@@ -77,6 +86,8 @@ def search_limits(name: str, config: Config, dim: int) -> Limits:
     if name in ("search_part", "build_part"):
         return ivfpq_limits(memory_gb, dim, config.index.code_dims)
     assert dense is not None
+    if name == "build_lists":
+        return Limits(piece_documents(memory_gb, dim, stored_bytes(config)), math.inf)
     return exact_limits(memory_gb, dim, dense.k)
 
 

@@ -130,3 +130,13 @@ def test_tasks_of_a_search_are_those_that_the_round_is_cut_into() -> None:
     assert size.tasks("search_bm25", "parts", config) == expected > 10
     assert size.tasks("select", "blocks", config) == 7 and size.tasks("rescore", "shards", config) == 62
     assert Rate({}, {}, {}, {}).spread == "one" and size.tasks("query_terms", "one", config) == 1
+
+
+def test_lists_are_built_in_as_many_tasks_as_a_round_does() -> None:
+    """500,000 documents of 256 dimensions were one part, put in order in eight tasks; with less memory in more."""
+    raw = {"corpus": {"path": "c"}, "queries": {"path": "q"}, "positives": {"path": "p"}, "embed": {"model": "m"}}
+    size = Size(cut(500_000, 16384), cut(100_000, 8192), 0, 0, 256)
+    retrieve = {"dense": {"k": 100}}
+    assert size.tasks("build_lists", "parts", make_config({**raw, "retrieve": retrieve})) == 8
+    small = {**raw, "retrieve": retrieve, "resources": {"memory_gb": 0.1}}
+    assert size.tasks("build_lists", "parts", make_config(small)) == 31
