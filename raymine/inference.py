@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raymine import batching, models, stored_tokens
+from raymine.bags import bag_of_tokens
 from raymine.batching import Batch, Features, Padding, Tokens
 from raymine.config import EmbedConfig, RescoreConfig
 from raymine.errors import ConfigError
@@ -61,11 +61,12 @@ class Runner:
         """
 
         def preprocess(chunk: list[Any]) -> Features:
-            if is_static(self.model):
-                return bag_of_tokens(self.model[0].tokenizer, chunk, options.get("prompt") or "")
             return dict(self.model.preprocess(chunk, **options))
 
         with self._tokenizing:
+            if is_static(self.model):
+                rows = bag_of_tokens(self.model[0].tokenizer, texts, options.get("prompt") or "")
+                return batching.planned(rows, np.arange(len(texts)), self.padding, self.batch_tokens)
             return batching.tokenize(preprocess, texts, sizes, self.padding, self.batch_tokens)
 
     def restored(self, table: pa.Table) -> Tokens:
@@ -117,24 +118,6 @@ def is_static(model: Any) -> bool:
 def default_batch_tokens(model: Any) -> int:
     """Padded tokens per batch that suit a model and its device."""
     return CPU_BATCH_TOKENS if model.device.type == "cpu" and not is_static(model) else BATCH_TOKENS
-
-
-def bag_of_tokens(tokenizer: Any, texts: Sequence[str], prompt: str) -> Features:
-    """The features that StaticEmbedding's own `preprocess` makes, without offsets into the texts that nobody asks for
-    and without a Python list of all tokens: 8,000 abstracts in 1.2 s instead of 1.6.
-
-    Args:
-        tokenizer: a `tokenizers.Tokenizer`.
-        texts: n >= 1 texts.
-        prompt: put before each.
-    """
-    import torch
-
-    given = [prompt + text for text in texts] if prompt else list(texts)
-    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(given, add_special_tokens=False)]
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
-    return {"input_ids": torch.from_numpy(flat), "offsets": torch.from_numpy(np.cumsum(lengths) - lengths)}
 
 
 def load(family: str, config: EmbedConfig | RescoreConfig) -> Any:

@@ -91,7 +91,7 @@ def test_a_static_model_is_read_without_sentence_transformers(tmp_path: Path, na
     assert (ours.prompts, ours.default_prompt_name) == (own.prompts, own.default_prompt_name)
     assert ours.similarity_fn_name == own.similarity_fn_name == ("dot" if name == "prompts" else "cosine")
     for side in SIDES:
-        features = inference.bag_of_tokens(own[0].tokenizer, TEXTS, ours.prompts[side])
+        features = own[0].preprocess(TEXTS, prompt=ours.prompts[side])
         expected = own(dict(features))["sentence_embedding"]
         assert (
             torch.equal(ours(features)["sentence_embedding"], expected)
@@ -145,18 +145,6 @@ def test_a_model_that_is_not_plainly_static_is_left_to_sentence_transformers(tmp
     elif name != "foreign":
         with pytest.raises(ConfigError, match="cannot be loaded"):
             describe(EmbedConfig(model=folder))
-
-
-@pytest.mark.parametrize("prompt", ["", "heart graph: "])
-def test_a_static_models_tokens_are_its_own(static_model: str, prompt: str) -> None:
-    """They are made a shorter way than by its `preprocess`; a text without a known word has none."""
-    model = SentenceTransformer(static_model, device="cpu")
-    texts = [TEXTS[0], " ", *TEXTS[1:]]
-    expected = model.preprocess(texts, prompt=prompt)
-    made = inference.bag_of_tokens(model[0].tokenizer, texts, prompt)
-    assert set(made) == set(expected)
-    for name, values in expected.items():
-        assert made[name].dtype == values.dtype and torch.equal(made[name], values)
 
 
 def test_batches_on_a_cpu_are_small_unless_there_is_nothing_to_multiply(bert_model: str, static_model: str) -> None:
