@@ -30,6 +30,22 @@ def distinct(values: Rows) -> Rows:
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
 
 
+def among(values: Rows, known: Rows) -> NDArray[np.bool_]:
+    """Whether each value is one of a few known ones, which numpy.isin sorts together with all values.
+
+    Args:
+        values: int64 [n].
+        known: int64 [m] in any order.
+
+    Returns:
+        bool [n].
+    """
+    if not len(known):
+        return np.zeros(len(values), np.bool_)
+    ordered = np.sort(known)
+    return np.asarray(ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values)
+
+
 def positions(known: Rows, wanted: Rows) -> Rows:
     """Where each wanted value lies in `known`.
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymine.lookup import cross, distinct, pair_positions, positions
+from raymine.lookup import among, cross, distinct, pair_positions, positions
 
 ROWS = st.lists(st.integers(0, 8), max_size=12)
 PAIRS = st.lists(st.tuples(st.integers(5, 8), st.integers(0, 10**9)), max_size=12)
@@ -20,6 +20,11 @@ def rows(values):
 def test_distinct_values_are_sorted(values):
     """As of a sorted set."""
     assert distinct(rows(values)).tolist() == sorted(set(values))
+
+
+@given(values=ROWS, known=ROWS)
+def test_values_are_among_known_ones(values, known):
+    assert among(rows(values), rows(known)).tolist() == [value in known for value in values]
 
 
 @given(known=ROWS | st.builds(lambda n: list(range(3, n)), st.integers(3, 9)), wanted=ROWS)

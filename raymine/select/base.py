@@ -132,6 +132,7 @@ def without_non_finite(table: pa.Table) -> pa.Table:
     for number, field in enumerate(table.schema):
         if pa.types.is_floating(field.type):
             column = table.column(number)
-            finite = pc.if_else(pc.is_finite(column), column, pa.scalar(None, field.type))
-            table = table.set_column(number, field, finite)
+            is_finite = pc.is_finite(column)
+            if pc.all(is_finite).as_py() is False:
+                table = table.set_column(number, field, pc.if_else(is_finite, column, pa.scalar(None, field.type)))
     return table

@@ -84,8 +84,8 @@ def _widened(table: pa.Table, facts: Facts, schema: pa.Schema, near: pa.Table | 
     dense = facts.notes["dense_score"]
     if "dense_score" in table.column_names:
         dense = pc.coalesce(dense, table["dense_score"])
-    known = {name: facts.notes[name] for name in facts.notes.column_names[len(schemas.NOTES) :]}
-    known |= {name: table[name] for name in table.column_names} | {"dense_score": dense}
+    known = {column: facts.notes[column] for column in facts.notes.column_names}
+    known |= {column: table[column] for column in table.column_names} | {"dense_score": dense}
     if near is not None:
         where = pair_positions(rows_of(near), rows_of(table))
         known |= {name: near[name].take(pa.array(where, mask=where < 0)) for name in schemas.NEAR.names[2:]}
@@ -136,23 +136,25 @@ class Prefilter:
         notes = storage.read_buckets(self.notes, inputs["bucket"], schemas.notes(given))
         near = storage.read_table(inputs["near"]) if inputs["near"] else None
         positives, excluded = storage.read_table(inputs["positives"]), storage.read_table(inputs["excluded"])
-        result = prefilter(table, notes, positives, excluded, self.filters, self.sources, self.traits, near)
-        pairs = result.pairs if self.has_teacher else result.pairs.slice(0, 0)
-        codes = from_column(result.verdicts["dropped_by"])
+        verdicts, pairs = prefilter(table, notes, positives, excluded, self.filters, self.sources, self.traits, near)
+        if not self.has_teacher:
+            pairs = schemas.PAIRS.empty_table()
+        codes, num_rows, num_bytes = from_column(verdicts["dropped_by"]), table.num_rows, table.nbytes + notes.nbytes
+        del table, notes  # while the verdicts are written
         return Record(
             outputs=[
-                storage.write_table(f"{task.output}.parquet", result.verdicts),
+                storage.write_table(f"{task.output}.parquet", verdicts),
                 storage.write_buckets(
                     f"{task.output}.pairs.arrow",
                     schemas.PAIRS,
                     storage.split_by(pairs["doc_row"].to_numpy(), self.shard_starts, pairs),
                 ),
             ],
-            rows_in=table.num_rows,
+            rows_in=num_rows,
             rows_out=int(np.count_nonzero(codes == KEPT)),
-            bytes_in=table.nbytes + notes.nbytes,
+            bytes_in=num_bytes,
             info={
                 "dropped": counts(codes),
-                "num_queries_without_positive_score": unbounded_queries(Candidates(result.verdicts), self.filters),
+                "num_queries_without_positive_score": unbounded_queries(Candidates(verdicts), self.filters),
             },
         )
