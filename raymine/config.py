@@ -148,7 +148,7 @@ class IndexConfig(Section):
             is several times cheaper: pipeline/choose.py).
         nlist: coarse centroids; null: 4 sqrt(n), at most n / 39.
         recall_target: share of the exact hits that lists are to find; nprobe and overfetch are chosen by measuring it.
-        nprobe: centroids searched per query; null: chosen.
+        nprobe: lists searched per query; null: chosen, with ivfflat for each query.
         overfetch: ivfpq: hits fetched by codes per hit kept after exact re-scoring; null: chosen.
         code_dims: ivfpq: vector dimensions per 4-bit code.
         train_documents: documents sampled for training at most.

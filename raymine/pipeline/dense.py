@@ -93,8 +93,8 @@ def _search_ivfflat(context: Context) -> Found:
     built = _build_lists(context, nlist)
     probes = _probe_lists(context, centroids, built, nlist)
     context.facts["ivfflat"] |= {"nlist": nlist, **probes}
-    settings: dict[str, Any] = {"centroids": centroids.path, "nprobe": probes["nprobe"]}
-    identity: dict[str, Any] = {"centroids": centroids.sha256, "nprobe": probes["nprobe"]}
+    limit: dict[str, Any] = {name: probes[name] for name in ("pilot", "max_lag")}
+    settings, identity = {"centroids": centroids.path, **limit}, {"centroids": centroids.sha256, **limit}
     assigned = _assign_queries(context, ivfflat.AssignQueries, settings, identity)
     tables, k = context.tables, _k(context)
     settings = {"assigned": paths(assigned), "nlist": nlist, "query_vectors": paths(tables.query_vectors)}
@@ -146,7 +146,7 @@ def _assign_documents(context: Context, centroids: Shard) -> list[Shard]:
 
 
 def _probe_lists(context: Context, centroids: Shard, built: list[Task], nlist: int) -> dict[str, Any]:
-    """How many lists to search, and the recall that a sample of the queries then has."""
+    """Which lists to search, and the recall that a sample of the queries then has."""
     config, clusters, k = context.config.index, context.tables.clusters, _k(context)
     sample = _sample_queries(context)
     settings: dict[str, Any] = {"assigned": None, "nlist": nlist, "query_vectors": [sample.path], "block_starts": [0]}

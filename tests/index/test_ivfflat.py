@@ -56,11 +56,11 @@ class Index:
         built = [ivfflat.BuildLists()(task).outputs for task in tasks]
         self.part = {"vectors": self.paths, "first_rows": starts, "panels": [each[0].path for each in built]}
 
-    def search(self, queries, nprobe, k):
-        """HITS; all lists are searched where nprobe is None."""
+    def search(self, queries, nprobe, k, max_lag=0.0):
+        """HITS; all lists are searched where nprobe, the pilot, is None."""
         block, assigned = write(self.folder, "q", np.arange(len(queries)), queries), None
         if nprobe is not None:
-            stage = ivfflat.AssignQueries(self.centroids, nprobe)
+            stage = ivfflat.AssignQueries(self.centroids, nprobe, max_lag)
             self.assigned = stage(Task("q", {"vectors": block}, f"{self.folder}/lists")).outputs[0].path
             assigned = [self.assigned]
         stage = ivfflat.SearchLists(assigned, self.nlist, [block], [0], k)
@@ -90,8 +90,10 @@ def assert_same(table, expected):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize(("dim", "k", "nprobe"), [(24, 1, 3), (23, 10, 5), (30, 60, 1), (8, 5000, 6)])
-def test_hits_are_exactly_the_best_of_the_probed_lists(tmp_path, monkeypatch, dtype, dim, k, nprobe):
+@pytest.mark.parametrize(
+    ("dim", "k", "nprobe", "max_lag"), [(24, 1, 3, 0.0), (23, 10, 5, 0.1), (30, 60, 1, 0.0), (8, 5000, 6, -0.2)]
+)
+def test_hits_are_exactly_the_best_of_the_probed_lists(tmp_path, monkeypatch, dtype, dim, k, nprobe, max_lag):
     """Ids, ranks and score bits, for shards with gaps in them, four ranges of lists, and tiles of a few queries."""
     monkeypatch.setattr(lists, "QUERIES_PER_TILE", 13)
     rng = np.random.default_rng(dim)
@@ -100,7 +102,7 @@ def test_hits_are_exactly_the_best_of_the_probed_lists(tmp_path, monkeypatch, dt
     shards = [(own, clustered(rng, len(own), dim, dtype)) for own in rows]
     index = Index(tmp_path, shards, starts, IndexConfig(nlist=20), pieces=4)
     queries = clustered(rng, 40, dim, dtype)
-    found = index.search(queries, nprobe, k)
+    found = index.search(queries, nprobe, k, max_lag)
     doc_rows = np.concatenate([own + start for own, start in zip(rows, starts, strict=True)])
     assert_same(found, index.oracle(queries, np.concatenate([each for _, each in shards]), doc_rows, k))
 
@@ -156,9 +158,11 @@ def test_few_documents_and_lists_without_any(tmp_path, num_documents):
     assert_same(found, exact.search(queries, docs, 5))
 
 
-@pytest.mark.parametrize(("target", "nprobe"), [(0.9, None), (0.99, None), (1.0, None), (0.9, 7), (0.9, 500)])
+@pytest.mark.parametrize(
+    ("target", "nprobe"), [(0.5, None), (0.9, None), (0.99, None), (1.0, None), (0.9, 7), (0.9, 500)]
+)
 def test_the_recall_that_is_said_is_that_of_a_search(tmp_path, target, nprobe):
-    """Of the sample's exact hits; the least nprobe that reaches the target is chosen, unless the config says one."""
+    """Of the sample's exact hits; the least lag that reaches the target is chosen, unless the config says nprobe."""
     rng = np.random.default_rng(6)
     docs, queries = clustered(rng, 5000, 24), clustered(rng, 200, 24)
     config = IndexConfig(nlist=40, nprobe=nprobe, recall_target=target)
@@ -172,22 +176,39 @@ def test_the_recall_that_is_said_is_that_of_a_search(tmp_path, target, nprobe):
     said = ivfflat.ProbeLists(config, index.centroids, sample, 20)(Task("p", inputs, f"{tmp_path}/p")).info
     known = as_hits(storage.read_bucket(truth.path, 0))
 
-    def reached(count):
-        found = as_hits(index.search(queries, count, 20))
+    def reached(max_lag):
+        found = as_hits(index.search(queries, said["pilot"], 20, max_lag))
         shared = np.isin(known[0] * 5000 + known[1], found[0] * 5000 + found[1]).reshape(200, 20).mean(axis=1)
         return shared.mean(), shared.std() / np.sqrt(200)
 
-    recall, error = reached(said["nprobe"])
+    recall, error = reached(said["max_lag"])
     assert (said["recall"], said["recall_error"]) == pytest.approx((recall, error))
-    assert said["nprobe"] == min(nprobe, 40) if nprobe is not None else recall - error >= target
-    if nprobe is None and said["nprobe"] > 1:
-        fewer, its_error = reached(said["nprobe"] - 1)
-        assert fewer - its_error < target
-    probed = np.unpackbits(
-        ivfflat.probes_of(queries, ivfflat.read_centroids(index.centroids), said["nprobe"])[1], axis=1
-    )
+    if nprobe is not None:
+        assert (said["pilot"], said["max_lag"]) == (min(nprobe, 40), 0.0)
+    else:
+        assert said["pilot"] == ivfflat.PILOT and recall - error >= target
+        if said["max_lag"] > ivfflat.NEAREST_LAG:
+            fewer, its_error = reached(said["max_lag"] - 0.01)
+            assert fewer - its_error < target
+    centroids = ivfflat.read_centroids(index.centroids)
+    probed = np.unpackbits(ivfflat.probes_of(queries, centroids, said["pilot"], said["max_lag"])[1], axis=1)[:, :40]
     of = storage.read_table(index.clusters[0])["cluster"].to_numpy()
-    assert said["documents_share"] == pytest.approx((probed[:, :40] @ np.bincount(of, minlength=40)).mean() / 5000)
+    assert said["mean_nprobe"] == pytest.approx(probed.sum(axis=1).mean())
+    assert said["documents_share"] == pytest.approx((probed @ np.bincount(of, minlength=40)).mean() / 5000)
+
+
+@pytest.mark.parametrize("max_lag", [-2.0, -0.3, 0.0, 0.2, 2.5])
+def test_lists_are_probed_by_how_far_they_lag(max_lag):
+    """Whatever the length of a query; the nearest always."""
+    rng = np.random.default_rng(8)
+    queries, centroids = clustered(rng, 300, 48, "float32"), clustered(rng, 50, 48, "float32")
+    products = np.sort(queries.astype(np.float64) @ centroids.T, axis=1)[:, ::-1]
+    counts = ((products[:, 9:10] - products) <= max_lag).sum(axis=1).clip(1)
+    for factor in (1, 7.5):
+        nearest, bits = ivfflat.probes_of(queries * np.float32(factor), centroids, 10, max_lag)
+        probed = np.unpackbits(bits, axis=1)[:, :50].astype(bool)
+        assert np.abs(probed.sum(axis=1) - counts).mean() < 0.3
+        assert np.take_along_axis(probed, nearest, axis=1).all()
 
 
 @pytest.mark.parametrize("fastest", [["int8", "float32"], ["bfloat16", "float32"]])
@@ -211,7 +232,7 @@ def test_documents_and_queries_go_to_near_centroids(tmp_path, monkeypatch, faste
     whole = (left @ right.T).astype(np.float32) * numbers[1].scales
     assert table["cluster"].to_pylist() == whole.argmax(axis=1).tolist()
     for count in (1, 9, 50):
-        nearest, bits = ivfflat.probes_of(docs, centroids, count)
+        nearest, bits = ivfflat.probes_of(docs, centroids, count, 0.0)
         is_near = np.unpackbits(bits, axis=1)[:, :50].astype(bool)
         assert (is_near.sum(axis=1) >= count).all() and is_near.sum(axis=1).mean() < count + 0.2
         assert (np.where(is_near, whole, np.inf).min(axis=1) == np.sort(whole, axis=1)[:, 50 - count]).all()
