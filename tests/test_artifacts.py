@@ -1,6 +1,8 @@
 """Steps: what is done is found, what is not is done, and a task's fault costs no other task its work."""
 
+import ctypes
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -222,6 +224,35 @@ def test_a_system_that_keeps_no_peak_is_asked_otherwise(tmp_path: Path, monkeypa
         assert resident.peak_bytes() > 20 << 20
     monkeypatch.setattr(resident, "CLEAR", tmp_path)
     resident.begin_peak()
+
+
+NUM_HEAPS = """
+import ctypes, sys, threading
+from raymine.executor.local import LocalExecutor
+LocalExecutor()
+libc, begun, done = ctypes.CDLL(None), threading.Barrier(9), threading.Barrier(9)
+def allocate():
+    begun.wait()
+    libc.malloc(5000)
+    done.wait()
+threads = [threading.Thread(target=allocate) for _ in range(9)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="needs glibc")
+def test_the_local_executor_has_a_heap_for_each_cpu_at_most(tmp_path: Path) -> None:
+    """Where nine threads ask for memory."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", NUM_HEAPS, str(tmp_path / "heaps.xml")], env=environment, check=True)
+    assert (tmp_path / "heaps.xml").read_text().count("<heap ") in (1, 2)
 
 
 def test_time_in_a_worker_is_shared_out_among_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:

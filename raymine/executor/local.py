@@ -16,7 +16,7 @@ from typing import Any
 
 from raymine.artifacts import Resources, Step, Task, Work
 from raymine.executor.base import local_threads, set_threads
-from raymine.resident import give_back
+from raymine.resident import give_back, limit_heaps
 
 MOST_AT_ONCE = 8  # tasks of one thread: they share an interpreter and the memory of one process
 DRIVER_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, either under WSL
@@ -34,6 +34,7 @@ class LocalExecutor:
 
     def __init__(self) -> None:
         self.cpus = local_threads()
+        limit_heaps(self.cpus)
 
     def resolve(self, resources: Resources, num_tasks: int) -> Resources:
         """One worker with all CPUs, and with a GPU where the step wants one and there is one.
