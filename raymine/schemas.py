@@ -392,6 +392,4 @@ def query_table(query_ids: Sequence[str], texts: Sequence[str | None]) -> pa.Tab
 
 
 def _hashes(texts: Iterable[str]) -> pa.Array:
-    blake2b = hashlib.blake2b  # as text_hash, a tenth of a second less for 100,000 texts
-    hashes = [blake2b(text.encode(), digest_size=HASH_BYTES).digest() for text in texts]
-    return pa.array(hashes, pa.binary(HASH_BYTES))
+    return pa.array([text_hash(text) for text in texts], pa.binary(HASH_BYTES))
