@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from raymine import resident, storage
 from raymine.artifacts import Artifacts, Record, Resources, SharedClock, Step, Task, Work
@@ -94,6 +96,21 @@ def test_tasks_of_one_thread_run_on_all_cpus(
     assert _values(result.shards) == [number**2 for number in range(num_tasks)]
     assert [(each.info["threads"], each.ledger["cpus"]) for each in result.done] == [(threads, threads)] * num_tasks
     assert artifacts.executor.num_workers(Resources(threads, 0)) == 3 // threads
+
+
+@pytest.mark.parametrize("number", [2, 13], ids=["done", "broken"])
+def test_a_step_of_one_thread_leaves_the_process_its_cpus(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """For what comes next in it: another round, or training."""
+    for library in ("OMP", "MKL", "OPENBLAS", "RAYON", "NUMBA"):
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "2")
+    monkeypatch.setattr("raymine.executor.base.usable_cpus", lambda: 2)
+    artifacts.executor = LocalExecutor()
+    torch.set_num_threads(2)
+    with suppress(RuntimeError):
+        artifacts.run(_step([1, number], Square, resources=Resources(1, 0, in_one_thread=True)))
+    assert (LocalExecutor().cpus, torch.get_num_threads()) == (2, 2)
 
 
 def test_a_large_machine_runs_no_more_than_eight_at_once() -> None:

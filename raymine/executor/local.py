@@ -69,17 +69,20 @@ class LocalExecutor:
                 free.put(work)
                 give_back()  # all tasks run in this process: what one leaves would add to the next ones'
 
-        if calls == 1:
-            yield from map(run, tasks)
-            return
-        with ThreadPoolExecutor(calls, initializer=set_threads, initargs=(cpus,)) as pool:
-            running: set[Future[dict[str, Any]]] = set()
-            for task in tasks:
-                running.add(pool.submit(run, task))
-                if len(running) == calls:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in finished)
-            yield from (future.result() for future in running)
+        try:
+            if calls == 1:
+                yield from map(run, tasks)
+                return
+            with ThreadPoolExecutor(calls, initializer=set_threads, initargs=(cpus,)) as pool:
+                running: set[Future[dict[str, Any]]] = set()
+                for task in tasks:
+                    running.add(pool.submit(run, task))
+                    if len(running) == calls:
+                        finished, running = wait(running, return_when=FIRST_COMPLETED)
+                        yield from (future.result() for future in finished)
+                yield from (future.result() for future in running)
+        finally:
+            set_threads(self.cpus)  # for whatever this process does next: train a model, or begin another round
 
 
 def _has_gpu() -> bool:

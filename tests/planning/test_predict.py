@@ -151,4 +151,4 @@ def test_warnings_come_before_what_cannot_work(tmp_path: Any) -> None:
     assert [line.split(":")[0] for line in said] == ["memory", "workers", "disk", "GPU memory"]
     assert "8 x 8 CPU = 64 CPUs" in said[1] and "1,000,000,000.0 GB" in said[2]
     assert warn.warnings(config(), str(tmp_path / "ws"), executor, None, memory, 1e3, {}) == []
-    assert executor.num_workers(Resources()) == 1
+    assert executor.num_workers(executor.resolve(Resources(), 8)) == 1
