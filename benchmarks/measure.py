@@ -92,15 +92,16 @@ class Peaks:
         self._thread.start()
 
     def _sample(self) -> None:
-        took = 0.0
-        while not self._stop.wait(max(1 / SAMPLES_PER_S, took / SAMPLING_SHARE)):
+        ends, took = False, 0.0
+        while not ends:
+            ends = self._stop.wait(max(1 / SAMPLES_PER_S, took / SAMPLING_SHARE))
             begin = time.perf_counter()
             self.own_mb = max(self.own_mb, resident_mb(self.pid))
             self.tree_mb = max(self.tree_mb, tree_mb(self.pid))
             took = time.perf_counter() - begin
 
     def stop(self) -> dict[str, float]:
-        """Ends the sampling: `peak_mb` of the process alone (resident), `tree_mb` of its whole tree (PSS)."""
+        """Takes a last sample: `peak_mb` of the process alone (resident), `tree_mb` of its whole tree (PSS)."""
         self._stop.set()
         self._thread.join()
         return {"peak_mb": round(self.own_mb, 1), "tree_mb": round(self.tree_mb, 1)}

@@ -116,8 +116,9 @@ def test_sides_take_turns(modules: Any) -> None:
     assert "".join(order) == "abbaab"
 
 
-def test_a_side_works_when_asked_and_is_weighed(modules: Any, tmp_path: Path) -> None:
-    """Its seconds are those of the work, its answer the last one, its memory what it held."""
+def test_a_side_works_when_asked_and_is_weighed(modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seconds are those of the work, its answer the last one, its memory what it held, at the end if not before."""
+    monkeypatch.setattr(modules[0], "SAMPLES_PER_S", 0.001)
     with modules[0].sides({"only": [sys.executable, "-c", CHILD]}) as started:
         seconds = [started["only"].work() for _ in range(8)]
         assert started["only"].save(tmp_path / "answer").read_text() == "8"
@@ -126,8 +127,9 @@ def test_a_side_works_when_asked_and_is_weighed(modules: Any, tmp_path: Path) ->
     assert 100 < memory["tree_mb"] < 300 and 100 < memory["peak_mb"] < 300
 
 
-def test_memory_of_a_tree_counts_the_children(modules: Any) -> None:
+def test_memory_of_a_tree_counts_the_children(modules: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A parent that holds nothing and a child that holds 100 MB."""
+    monkeypatch.setattr(modules[0], "SAMPLING_SHARE", 1)  # the child ends in a second, however slow the sampling is
     child = "import time; held = bytearray(100 << 20); time.sleep(1)"
     done = modules[0].ask(
         [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"]
