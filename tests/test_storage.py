@@ -48,6 +48,42 @@ def test_a_table_comes_back_as_it_was(base: str) -> None:
         assert file.metadata.num_rows == 3
 
 
+def test_columns_of_every_type_come_back(tmp_path: Path) -> None:
+    """Numbers are packed as numbers, texts by a dictionary, nested or not; what has neither stays plain."""
+    columns = {
+        "int": pa.array([-(2**63), None, 2**63 - 1], pa.int64()),
+        "byte": pa.array([0, 255, 7], pa.uint8()),
+        "unsigned": pa.array([2**64 - 1, 0, 1], pa.uint64()),
+        "float": pa.array([1.5, -0.0, None], pa.float32()),
+        "half": pa.array(np.array([1, 2, 3], np.float16)),
+        "text": pa.array(["a", None, "a"]),
+        "texts": pa.array([["x", "x"], [], None]),
+        "scores": pa.array([[[1.5]], [], [None]]),
+        "vector": pa.FixedSizeListArray.from_arrays(np.arange(6, dtype=np.float32), 2),
+        "struct": pa.array([{"p": 1, "q": "z"}, {"p": None, "q": "z"}, None]),
+        "code": pa.array(["u", "v", "u"]).dictionary_encode(),
+        "hash": pa.array([b"0", b"1", b"2"], pa.binary(1)),
+        "flag": pa.array([True, None, False]),
+        "time": pa.array([1, 2, 3], pa.timestamp("us")),
+        "a.b": pa.array([1, 2, 3]),
+    }
+    table = pa.table(columns)
+    storage.write_table(str(tmp_path / "all.parquet"), table)
+    with storage.parquet_file(str(tmp_path / "all.parquet")) as file:
+        assert file.read().equals(table)
+        group = file.metadata.row_group(0)
+        found = [(group.column(number).path_in_schema, group.column(number).encodings) for number in range(16)]
+    packed = {"DELTA_BINARY_PACKED": "number", "BYTE_STREAM_SPLIT": "float", "RLE_DICTIONARY": "text"}
+    kinds = {name: {packed[each] for each in encodings if each in packed} for name, encodings in found}
+    assert {name for name in kinds if kinds[name] == {"number"}} == {"int", "byte", "unsigned", "struct.p", "a.b"}
+    assert {name for name in kinds if kinds[name] == {"float"}} == {
+        "float",
+        "scores.list.element.list.element",
+        "vector.list.element",
+    }
+    assert {name for name in kinds if kinds[name] == {"text"}} == {"text", "texts.list.element", "struct.q", "code"}
+
+
 def test_a_stream_of_tables_is_a_row_group_each(base: str) -> None:
     """Row groups in the order of the stream; nothing at all makes an empty table of the schema."""
     shard = storage.write_tables(join(base, "many.parquet"), TABLE.schema, iter([TABLE, TABLE.slice(0, 1)]))
