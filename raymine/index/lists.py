@@ -31,11 +31,14 @@ from raymine.index.int8_tile import (
 from raymine.index.race import Race
 from raymine.scores import final_scores
 from raymine.threads import in_threads, num_threads
-from raymine.topk import Hits, merge_topk
+from raymine.topk import Hits, merge_topk, widened
 from raymine.vectors import Matrix, num_vectors, read_vectors
 
 # Queries that are searched for together: so many want a list that the tiles of index.int8_tile are nearly full.
 QUERIES_PER_TILE = 1024
+# Tiles whose pairs are scored together, file by file: a file is opened once for all of them. So many while their
+# queries take no more in float64.
+TILES_SCORED, WIDENED_BYTES = 8, 16 << 20
 
 
 def panels_table(docs: Rounded, numbers: NDArray[np.int64], lists: NDArray[np.int32]) -> pa.Table:
@@ -81,30 +84,39 @@ class Part:
         self.scales = np.concatenate([each.scales for each in self.panels])
         self.residuals = np.concatenate([each.residuals for each in self.panels])
         self.docs = np.concatenate([each.docs for each in self.panels])
+        # Of each slot, in 16 bits where that is enough: numpy sorts those in linear time.
+        files = np.searchsorted(self.first_docs, self.docs, side="right") - 1
+        self.files = files.clip(min=0).astype(np.min_scalar_type(len(vectors)))
 
     def scored(
-        self, queries: Matrix, query_index: NDArray[np.int64], slots: NDArray[np.int64]
+        self, queries: Matrix, query_index: NDArray[np.int64], slots: NDArray[np.int64], threads: int = 1
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """doc_rows and final scores of pairs. A file of vectors is mapped into memory while its pairs are scored.
 
         Args:
-            queries: float16 or float32 [q, dim].
+            queries: float16, float32 or float64 [q, dim].
             query_index: int64 [n].
             slots: int64 [n].
+            threads: that work on files.
 
         Returns:
             int64 [n] and float32 [n].
         """
-        docs = self.docs[slots].astype(np.int64)
-        order = np.argsort(docs)
-        borders = np.searchsorted(docs[order], self.first_docs)
-        doc_rows, scores = np.empty(len(docs), np.int64), np.empty(len(docs), np.float32)
-        for number, (begin, end) in enumerate(pairwise(borders)):
-            if end > begin:
-                own, shard = order[begin:end], read_vectors(self.vectors[number])
-                at = docs[own] - self.first_docs[number]
+        files = self.files[slots]
+        order = np.argsort(files, kind="stable")
+        borders = np.cumsum([0, *np.bincount(files, minlength=len(self.vectors))])
+        doc_rows, scores = np.empty(len(slots), np.int64), np.empty(len(slots), np.float32)
+
+        def score(number: int) -> None:
+            own = order[borders[number] : borders[number + 1]]
+            if len(own):
+                shard, at = read_vectors(self.vectors[number]), self.docs[slots[own]] - self.first_docs[number]
                 doc_rows[own] = shard.rows[at] + self.first_rows[number]
                 scores[own] = final_scores(queries, shard.matrix, query_index[own], at)
+
+        numbers = range(len(self.vectors))
+        for _ in map(score, numbers) if threads == 1 else in_threads(score, numbers, threads):
+            pass
         return doc_rows, scores
 
 
@@ -135,9 +147,10 @@ def search(part: Part, queries: Matrix, nearest: NDArray[np.int32], probed: NDAr
     Returns:
         Query indexes, doc_rows, ranks and final scores, by (query, rank).
     """
-    as_int8 = rounded(queries, "int8")
+    as_int8, threads = rounded(queries, "int8"), num_threads()
 
-    def search_tile(begin: int) -> Hits:
+    def race_tile(begin: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Query indexes and slots of what may be among the k best."""
         rows = slice(begin, min(begin + QUERIES_PER_TILE, len(queries)))
         tile = queries[rows]
 
@@ -158,11 +171,18 @@ def search(part: Part, queries: Matrix, nearest: NDArray[np.int32], probed: NDAr
                 else:
                     offer_products(race, panels, part.scales, first_slot, wanted)
         query_index, slots = race.survivors()
-        merged = merge_topk(query_index, *part.scored(tile, query_index, slots), k)
-        return merged[0] + begin, *merged[1:]
+        return query_index + begin, slots
 
-    begins = range(0, len(queries), QUERIES_PER_TILE)
-    found = [NOTHING, *in_threads(search_tile, begins, num_threads())]
+    found = [NOTHING]
+    step = QUERIES_PER_TILE * max(1, min(TILES_SCORED, WIDENED_BYTES // (8 * QUERIES_PER_TILE * queries.shape[1])))
+    for begin in range(0, len(queries), step):
+        own = slice(begin, begin + step)
+        tiles = list(in_threads(race_tile, range(len(queries))[own][::QUERIES_PER_TILE], threads))
+        query_index, slots = (np.concatenate(column) for column in zip(*tiles, strict=True))
+        doc_rows, scores = part.scored(widened(queries[own]), query_index - begin, slots, threads)
+        ends = np.cumsum([0, *(len(each[0]) for each in tiles)])
+        pairs = [(query_index[a:b], doc_rows[a:b], scores[a:b]) for a, b in pairwise(ends)]
+        found += in_threads(lambda tile: merge_topk(*tile, k), pairs, threads)
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     return columns[0], columns[1], columns[2], columns[3]
 

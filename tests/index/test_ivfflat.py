@@ -94,8 +94,9 @@ def assert_same(table, expected):
     ("dim", "k", "nprobe", "max_lag"), [(24, 1, 3, 0.0), (23, 10, 5, 0.1), (30, 60, 1, 0.0), (8, 5000, 6, -0.2)]
 )
 def test_hits_are_exactly_the_best_of_the_probed_lists(tmp_path, monkeypatch, dtype, dim, k, nprobe, max_lag):
-    """Ids, ranks and score bits, for shards with gaps in them, four ranges of lists, and tiles of a few queries."""
+    """Ids, ranks and score bits, for shards with gaps in them, four ranges of lists, and few queries at a time."""
     monkeypatch.setattr(lists, "QUERIES_PER_TILE", 13)
+    monkeypatch.setattr(lists, "TILES_SCORED", 2)
     rng = np.random.default_rng(dim)
     sizes, starts = [900, 1, 700, 1100], [0, 1000, 1001, 1800]
     rows = [np.sort(rng.choice(size + size // 10, size, replace=False)) for size in sizes]
