@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymine import batching, models, stored_tokens
-from raymine.bags import bag_of_tokens
+from raymine.bags import Bags
 from raymine.batching import Batch, Features, Padding, Tokens
 from raymine.config import EmbedConfig, RescoreConfig
 from raymine.errors import ConfigError
@@ -49,6 +49,7 @@ class Runner:
     def __init__(self, model: Any, batch_tokens: int | None, head: Callable[[Features], torch.Tensor]) -> None:
         self.model, self.batch_tokens, self.head = model, batch_tokens or default_batch_tokens(model), head
         self.padding = Padding.of(getattr(model[0], "tokenizer", None))
+        self.bags = Bags(model[0].tokenizer) if is_static(model) else None
         self._tokenizing, self._running = threading.Lock(), threading.Lock()
 
     def tokenize(self, texts: Sequence[Any], sizes: NDArray[np.int64], **options: Any) -> Tokens:
@@ -64,8 +65,8 @@ class Runner:
             return dict(self.model.preprocess(chunk, **options))
 
         with self._tokenizing:
-            if is_static(self.model):
-                rows = bag_of_tokens(self.model[0].tokenizer, texts, options.get("prompt") or "")
+            if self.bags is not None:
+                rows = self.bags.tokens(texts, options.get("prompt") or "")
                 return batching.planned(rows, np.arange(len(texts)), self.padding, self.batch_tokens)
             return batching.tokenize(preprocess, texts, sizes, self.padding, self.batch_tokens)
 

@@ -47,23 +47,31 @@ def rows_of(made: bags.Rows) -> list[list[int]]:
 
 @pytest.mark.parametrize("piece_chars", [1, 100, bags.PIECE_CHARS])
 @pytest.mark.parametrize("group_words", [3, bags.GROUP_WORDS])
+@pytest.mark.parametrize("most_words", [0, 300, bags.MOST_WORDS])
 def test_the_tokens_of_words_are_those_of_texts(
-    monkeypatch: pytest.MonkeyPatch, piece_chars: int, group_words: int
+    monkeypatch: pytest.MonkeyPatch, piece_chars: int, group_words: int, most_words: int
 ) -> None:
     """Accents, controls, Chinese, special tokens inside of words and blanks of any kind included."""
     monkeypatch.setattr(bags, "PIECE_CHARS", piece_chars)
     monkeypatch.setattr(bags, "GROUP_WORDS", group_words)
+    monkeypatch.setattr(bags, "MOST_WORDS", most_words)
     monkeypatch.setattr(bags, "_whole", None)  # not used
-    texts = ["", " ", *WORDS, *random_texts(3000)]
-    assert rows_of(bags.bag_of_tokens(tokenizer(), texts)) == expected(tokenizer(), texts)
+    texts, made = ["", " ", *WORDS, *random_texts(1500)], bags.Bags(tokenizer())
+    assert rows_of(made.tokens(texts)) == expected(tokenizer(), texts)
+    assert rows_of(made.tokens(texts[::-3])) == expected(tokenizer(), texts[::-3])
 
 
-def test_each_word_is_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most_words", "again"), [(4, []), (3, [["rate"]])])
+def test_each_word_is_tokenised_once(monkeypatch: pytest.MonkeyPatch, most_words: int, again: list[list[str]]) -> None:
+    """Within a call and from call to call, until there would be too many of them."""
     given: list[list[str]] = []
     own = bags._tokens_of_words
     monkeypatch.setattr(bags, "_tokens_of_words", lambda of, words: given.append(words) or own(of, words))
-    bags.bag_of_tokens(tokenizer(), ["heart rate", "rate", "heart heart graph"])
-    assert given == [["heart", "rate", "graph"]]
+    monkeypatch.setattr(bags, "MOST_WORDS", most_words)
+    made = bags.Bags(tokenizer())
+    made.tokens(["heart rate", "rate", "heart heart graph"])
+    made.tokens(["rate"])
+    assert given == [["heart", "rate", "graph"], *again]
 
 
 def truncated() -> Tokenizer:
@@ -98,7 +106,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_tokenizers_are_given_whole_texts(name: str) -> None:
     texts = ["a heart rate graph", "", *random_texts(200)]
-    assert rows_of(bags.bag_of_tokens(OTHERS[name](), texts)) == expected(OTHERS[name](), texts)
+    assert rows_of(bags.Bags(OTHERS[name]()).tokens(texts)) == expected(OTHERS[name](), texts)
     assert not bags.cuts_at_spaces(OTHERS[name]()) and bags.cuts_at_spaces(tokenizer())
 
 
@@ -111,6 +119,6 @@ def test_they_are_those_of_sentence_transformers(static_model: str, prompt: str)
     model = SentenceTransformer(static_model, device="cpu")
     texts = ["rt of a graph", " ", "the rate of the heart", "graphs"]
     features = model.preprocess(texts, prompt=prompt)
-    made = bags.bag_of_tokens(model[0].tokenizer, texts, prompt)
+    made = bags.Bags(model[0].tokenizer).tokens(texts, prompt)
     np.testing.assert_array_equal(made.flat["input_ids"], features["input_ids"])
     np.testing.assert_array_equal(made.starts, features["offsets"])

@@ -20,7 +20,7 @@ from raymine.vectors import dim_of, num_vectors, read_vectors
 # Training vectors per centroid below which k-means gets poor (faiss's own limit, Clustering.h).
 VECTORS_PER_CENTROID = 39
 # Training vectors per centroid beyond which it gets hardly better (faiss stops at 256, and takes as much longer).
-ENOUGH_PER_CENTROID = 64
+ENOUGH_PER_CENTROID, MOST_PER_CENTROID = 64, 256
 LEAST_SAMPLE = 1 << 14
 KMEANS_ROUNDS = 10
 # Centroids up to which k-means, and the assignment of documents, look through all of them.
@@ -148,7 +148,8 @@ def two_level_centroids(vectors: NDArray[np.float32], count: int, seed: int) -> 
     with one level 0.93 and 0.200.
     """
     faiss = load_faiss()
-    coarse = centroids(vectors, round(math.sqrt(count)), seed)
+    num_coarse = round(math.sqrt(count))
+    coarse = centroids(vectors[:: max(1, len(vectors) // (MOST_PER_CENTROID * num_coarse))], num_coarse, seed)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(coarse)
     cluster = index.search(vectors, 1)[1][:, 0]
