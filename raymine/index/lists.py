@@ -38,7 +38,7 @@ from raymine.vectors import Matrix, num_vectors, read_vectors
 QUERIES_PER_TILE = 1024
 # Tiles whose pairs are scored together, file by file: a file is opened once for all of them. So many while their
 # queries take no more in float64.
-TILES_SCORED, WIDENED_BYTES = 8, 16 << 20
+TILES_SCORED, WIDENED_BYTES = 4, 16 << 20
 
 
 def panels_table(docs: Rounded, numbers: NDArray[np.int64], lists: NDArray[np.int32]) -> pa.Table:
@@ -178,9 +178,10 @@ def search(part: Part, queries: Matrix, nearest: NDArray[np.int32], probed: NDAr
     for begin in range(0, len(queries), step):
         own = slice(begin, begin + step)
         tiles = list(in_threads(race_tile, range(len(queries))[own][::QUERIES_PER_TILE], threads))
-        query_index, slots = (np.concatenate(column) for column in zip(*tiles, strict=True))
-        doc_rows, scores = part.scored(widened(queries[own]), query_index - begin, slots, threads)
         ends = np.cumsum([0, *(len(each[0]) for each in tiles)])
+        query_index, slots = (np.concatenate(column) for column in zip(*tiles, strict=True))
+        del tiles
+        doc_rows, scores = part.scored(widened(queries[own]), query_index - begin, slots, threads)
         pairs = [(query_index[a:b], doc_rows[a:b], scores[a:b]) for a, b in pairwise(ends)]
         found += in_threads(lambda tile: merge_topk(*tile, k), pairs, threads)
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
