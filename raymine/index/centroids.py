@@ -94,7 +94,7 @@ class TrainCentroids:
         seed: of the sample and the k-means.
     """
 
-    VERSION = 1
+    VERSION = 2
     calls_in_flight = 1
 
     def __init__(self, config: IndexConfig, seed: int) -> None:
