@@ -10,7 +10,7 @@ nine). PIECE_CHARS characters at a time are in memory with their words and token
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -96,37 +96,54 @@ class Words:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self._forget()
-
-    def _forget(self) -> None:
-        self.known = pa.array([], pa.large_string())
+        self.tokenizer, self.known = tokenizer, Known()
         self.flat, self.lengths = np.empty(0, np.int32), np.empty(0, np.int64)
 
     def tokens(self, texts: list[str]) -> TokensOf:
         """Tokens of texts, word by word."""
-        words = pc.split_pattern(pa.array(texts, pa.large_string()), " ")
+        words = _words_of(texts)
         distinct = words.values.dictionary_encode()
-        numbers = self._numbers(distinct.dictionary)[distinct.indices.to_numpy()]
-        starts, of_words = np.cumsum(self.lengths) - self.lengths, self.lengths[numbers]
+        numbers, new = self.known.add(distinct.dictionary)
+        if len(new):
+            flat, lengths = _tokens_of_words(self.tokenizer, new.to_pylist())
+            before = self.lengths[: len(self.known.words) - len(new)]  # none where all were forgotten
+            self.flat = np.concatenate([self.flat[: before.sum()], flat])
+            self.lengths = np.concatenate([before, lengths])
+        starts, numbers = np.cumsum(self.lengths) - self.lengths, numbers[distinct.indices.to_numpy()]
+        of_words = self.lengths[numbers]
         ends = np.cumsum(of_words)
         where = np.repeat(starts[numbers] - (ends - of_words), of_words) + np.arange(ends[-1])
         last = words.offsets.to_numpy()[1:] - 1  # an empty text too has a word, an empty one
         return self.flat[where], np.diff(ends[last], prepend=0)
 
-    def _numbers(self, words: pa.Array) -> NDArray[np.int64]:
-        """Those of distinct words among the known, which they are from now on."""
-        if len(self.known) + len(words) > MOST_WORDS:
-            self._forget()
-        numbers: NDArray[np.int64] = pc.index_in(words, value_set=self.known).fill_null(-1).to_numpy().astype(np.int64)
-        new = np.flatnonzero(numbers < 0)
-        if len(new):
-            numbers[new] = len(self.known) + np.arange(len(new))
-            added = words.take(pa.array(new))
-            flat, lengths = _tokens_of_words(self.tokenizer, added.to_pylist())
-            self.flat, self.lengths = np.concatenate([self.flat, flat]), np.concatenate([self.lengths, lengths])
-            self.known = pa.concat_arrays([self.known, added])
-        return numbers
+
+class Known:
+    """Words in the order in which they were met; where they would be too many, only those of the latest texts."""
+
+    def __init__(self) -> None:
+        self.words = pa.array([], pa.large_string())
+
+    def add(self, words: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
+        """The numbers of distinct words, int64, and those of them that are new."""
+        if len(self.words) + len(words) > MOST_WORDS:
+            self.words = self.words[:0]
+        numbers: NDArray[np.int64] = pc.index_in(words, value_set=self.words).fill_null(-1).to_numpy().astype(np.int64)
+        is_new = numbers < 0
+        new = words.filter(pa.array(is_new))
+        numbers[is_new] = len(self.words) + np.arange(len(new))
+        self.words = pa.concat_arrays([self.words, new])
+        return numbers, new
+
+
+def num_words_to_tokenise(shards: Iterable[Sequence[str]]) -> int:
+    """Words of the texts of shards that are not known from those before."""
+    known = Known()
+    pieces = (piece for texts in shards for piece in _pieces(list(texts)))
+    return sum(len(known.add(pc.unique(_words_of(piece).values))[1]) for piece in pieces)
+
+
+def _words_of(texts: list[str]) -> pa.Array:
+    return pc.split_pattern(pa.array(texts, pa.large_string()), " ")
 
 
 def _tokens_of_words(tokenizer: Any, words: list[str]) -> TokensOf:

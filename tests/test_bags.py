@@ -74,6 +74,21 @@ def test_each_word_is_tokenised_once(monkeypatch: pytest.MonkeyPatch, most_words
     assert given == [["heart", "rate", "graph"], *again]
 
 
+@pytest.mark.parametrize("most_words", [0, 50, bags.MOST_WORDS])
+def test_words_to_tokenise_are_those_that_are_given_to_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch, most_words: int
+) -> None:
+    given: list[int] = []
+    own = bags._tokens_of_words
+    monkeypatch.setattr(bags, "_tokens_of_words", lambda of, words: given.append(len(words)) or own(of, words))
+    monkeypatch.setattr(bags, "MOST_WORDS", most_words)
+    monkeypatch.setattr(bags, "PIECE_CHARS", 1000)
+    made, shards = bags.Bags(tokenizer()), [random_texts(100), ["heart rate"], random_texts(150)]
+    for texts in shards:
+        made.tokens(texts)
+    assert bags.num_words_to_tokenise(shards) == sum(given) > 0
+
+
 def truncated() -> Tokenizer:
     made = tokenizer()
     made.enable_truncation(3)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from raymine import inference, schemas, storage
+from raymine import bags, inference, schemas, storage
 from raymine.artifacts import Artifacts, Executor, Resources
 from raymine.config import Config
 from raymine.embed.sentence_transformer import Description
@@ -149,6 +149,7 @@ class Measuring:
         self._search_apart(largest)
         kept_tokens, kept_bytes = self._keep_tokens(largest)
         rates = self.seen.rates()
+        rates, kept_tokens = with_words(rates, kept_tokens, self._words_to_tokenise(largest))
         if "search_exact" in rates:
             rates["search_exact"] = replace(rates["search_exact"], start_s=rates["search_exact"].start_s + compiled_s)
         return Measured(
@@ -274,6 +275,21 @@ class Measuring:
         seconds = [sum(done.ledger["wall_s"] for done in result.done) for result in (again, *plain)]
         return min(1.0, seconds[0] / seconds[1]), num_bytes / max(1, tables.num_documents)
 
+    def _words_to_tokenise(self, largest: Sample) -> dict[str, float]:
+        """Of the steps that tokenise a word once (raymine.bags): how many words that is for a text of the round, as a
+        share of those for a text of the sample, whose shards are smaller and have fewer before them."""
+        embed = self.config.embed
+        if embed is None or embed.model is None:
+            return {}
+        model = inference.load("SentenceTransformer", embed)
+        if not inference.is_static(model) or not bags.cuts_at_spaces(model[0].tokenizer):
+            return {}
+        both = {
+            "embed_documents": (self.tables.corpus, largest.context.tables.corpus),
+            "embed_queries": (self.tables.queries, largest.context.tables.queries),
+        }
+        return {name: _words_per_text(whole) / _words_per_text(part) for name, (whole, part) in both.items() if part}
+
     def _dense_searches(self, largest: Sample) -> list[Tables]:
         """Vectors drawn around the sample's: few and many documents, few and many queries."""
         tables, dim = largest.context.tables, self.job.facts["dim"]
@@ -305,6 +321,36 @@ class Measuring:
             Tables(corpus=documents[:num_shards], queries=tables.queries[:num_blocks])
             for num_shards, num_blocks in _unlike(len(documents), len(tables.queries))
         ]
+
+
+def with_words(
+    rates: Mapping[str, Rate], kept_tokens: float | None, shares: Mapping[str, float]
+) -> tuple[dict[str, Rate], float | None]:
+    """Rates and `kept_tokens` (see Measured) of a round, from those of samples.
+
+    What is left where tokens are kept grows with the texts, the rest with the words to tokenise.
+
+    Args:
+        rates: by step.
+        kept_tokens: of the samples.
+        shares: by step, words to tokenise for a text of the round, as a share of those for a text of the sample.
+    """
+    made, rest = dict(rates), kept_tokens or 0.0
+    factors = {name: rest + (1 - rest) * share for name, share in shares.items() if name in rates}
+    for name, factor in factors.items():
+        seconds = {driver: factor * value for driver, value in rates[name].seconds.items()}
+        made[name] = replace(rates[name], seconds=seconds)
+    if kept_tokens is not None:
+        kept_tokens = min(1.0, kept_tokens / factors.get("embed_documents", 1.0))
+    return made, kept_tokens
+
+
+def _words_per_text(shards: Sequence[Shard]) -> float:
+    """Words to tokenise for each text of as many of the shards as a sample is drawn from."""
+    chosen = [shards[number] for number in sample.evenly(len(shards), sample.MOST_SHARDS)]
+    texts = (storage.read_table(shard.path, ["text"])["text"].drop_null().to_pylist() for shard in chosen)
+    num_texts: int = sum(shard.num_rows for shard in chosen)
+    return max(1, bags.num_words_to_tokenise(texts)) / num_texts
 
 
 def _unlike(num_shards: int, num_blocks: int) -> list[tuple[int, int]]:

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from raymine import schemas, storage
 from raymine.artifacts import Done, Resources, Step, StepResult, Task
 from raymine.pipeline.base import Tables
-from raymine.planning.measure import Measuring, _around, _unlike, has_compiled
+from raymine.planning.fit import Rate
+from raymine.planning.measure import Measuring, _around, _unlike, _words_per_text, has_compiled, with_words
 from raymine.planning.seen import Seen
 from raymine.storage import Shard
 from raymine.vectors import read_vectors
@@ -44,6 +46,26 @@ def test_drawn_vectors_are_like_the_samples(tmp_path: Path) -> None:
 def test_searches_are_of_unlike_size(num_shards: int) -> None:
     """The last has everything; the others lack documents or queries."""
     assert _unlike(num_shards, 4) == [(num_shards, 1), (max(1, num_shards // 4), 4), (num_shards, 4)]
+
+
+def test_tokenising_goes_by_words_where_they_recur() -> None:
+    """Half the words: what is not tokenising takes as long as before, and is then a larger share."""
+    rates = {
+        name: Rate({"documents": 2.0, "tasks": 4.0}, {}, {}, {}, start_s=7.0) for name in ("embed_documents", "other")
+    }
+    made, kept = with_words(rates, 0.5, {"embed_documents": 0.5, "embed_queries": 0.1})
+    assert made == {**rates, "embed_documents": Rate({"documents": 1.5, "tasks": 3.0}, {}, {}, {}, start_s=7.0)}
+    assert kept == pytest.approx(0.5 / 0.75)
+    assert with_words(rates, 0.2, {}) == (rates, 0.2) and with_words(rates, None, {}) == (rates, None)
+
+
+def test_words_of_a_text_are_those_not_met_before(tmp_path: Path) -> None:
+    """Two shards, four texts, one of them none at all: a, b and c."""
+    texts = [pa.array(each, pa.large_string()) for each in (["a b", "a"], ["c b", None])]
+    shards = [
+        storage.write_table(str(tmp_path / f"{at}.parquet"), pa.table({"text": one})) for at, one in enumerate(texts)
+    ]
+    assert _words_per_text(shards) == 3 / 4
 
 
 def result(name: str, seconds: list[float]) -> StepResult:
