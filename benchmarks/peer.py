@@ -21,6 +21,8 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import sentences
 import yaml
 
 K, NEGATIVES, OF_POSITIVE = 100, 8, 0.95
+PEERS = ("torch", "faiss")
 QUERIES_OF_SHORT = 100_000
 LEAST_SHARED = {"exact": 0.98, "ivfflat": 0.95}
 LEAST_RECALL = 0.95
@@ -155,18 +158,15 @@ def hits(workspace: Path) -> Any:
     return np.concatenate(found)
 
 
-def compare(name: str, folder: Path, model: str, repeats: int) -> None:
-    """One set; keeps the result."""
+def compare(name: str, folder: Path, model: str, repeats: int, peers: Sequence[str]) -> None:
+    """One set, against each of the peers once and the best of them `repeats` times; keeps the result."""
     with tempfile.TemporaryDirectory(prefix="raymine-peer-") as scratch:
         index = "ivfflat" if name.startswith("short") else "exact"
         sides = Sides(folder, model, Path(scratch), index)
-        runs = {
-            "raymine": sides.raymine,
-            "torch": lambda: sides.peer(use_faiss=False),
-            "faiss": lambda: sides.peer(use_faiss=True),
-        }
+        runs = {"raymine": sides.raymine}
+        runs |= {each: partial(sides.peer, use_faiss=each == "faiss") for each in peers}
         seconds = measure.turns(runs, 1)
-        best = min(("torch", "faiss"), key=lambda each: seconds[each][0])
+        best = min(peers, key=lambda each: seconds[each][0])
         more = measure.turns({name: runs[name] for name in ("raymine", best)}, repeats - 1)
         seconds = {name: [*first, *more.get(name, [])] for name, first in seconds.items()}
         shared, recall = sides.shared(), 1.0
@@ -197,6 +197,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["scifact", "squad", "arxiv", "short-500000", "short-1000000"])
     parser.add_argument("--model", type=Path, help="folder of an embedder; default: one is trained on squad")
     parser.add_argument("--repeats", type=int, default=measure.REPEATS)
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEERS, default=PEERS, help="leave one out that is known as slower"
+    )
     parser.add_argument("--peer", nargs=4, metavar=("KIND", "SET", "MODEL", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
@@ -210,7 +213,7 @@ def main() -> None:
         if name.startswith("short-"):
             size = int(name.removeprefix("short-"))
             folder = sentences.write(arguments.data, kept / name, size, QUERIES_OF_SHORT)
-        compare(name, folder, model, arguments.repeats)
+        compare(name, folder, model, arguments.repeats, arguments.peers)
 
 
 if __name__ == "__main__":
