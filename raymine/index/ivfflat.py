@@ -31,7 +31,7 @@ from raymine.index.base import load_chunk
 from raymine.index.exact import hits_by_block
 from raymine.index.first_pass import fastest_first, make_buffers, mean_of, products, rounded
 from raymine.index.ivfpq_train import read_centroids
-from raymine.index.probes import clusters_of_rows, read_truth
+from raymine.index.probes import CERTAIN, clusters_of_rows, read_truth
 from raymine.vectors import Matrix, read_vectors
 
 NEAREST = 4  # lists that a query looks through first
@@ -109,7 +109,7 @@ class ProbeLists:
         k: hits per query.
     """
 
-    VERSION = 2
+    VERSION = 3
     calls_in_flight = 1
 
     def __init__(self, config: IndexConfig, centroids: str, sample: str, k: int) -> None:
@@ -120,7 +120,8 @@ class ProbeLists:
         """info says what AssignQueries takes (pilot, max_lag), the mean number of lists, recall, its standard error,
         the share of documents and the number of queries sampled.
 
-        Chosen is the least lag, of LAGS that hits have, whose mean recall, less its standard error, reaches the target.
+        Chosen is the least lag, of LAGS that hits have, whose mean recall, less CERTAIN standard errors (index.probes),
+        reaches the target.
 
         Args:
             task: inputs truth (HITS of exact search for the sample, in bucket 0) and clusters (CLUSTERS of all shards).
@@ -136,7 +137,7 @@ class ProbeLists:
         if self.config.nprobe is None and len(of_hits):
             tried = np.unique(np.quantile(of_hits, np.linspace(0, 1, LAGS), method="higher"))
         means, errors = recalls(query_index, np.searchsorted(tried, of_hits), len(tried))
-        enough = np.flatnonzero(means - errors >= self.config.recall_target)
+        enough = np.flatnonzero(means - CERTAIN * errors >= self.config.recall_target)
         chosen = int(enough[0]) if len(enough) else len(tried) - 1
         probed = lags <= tried[chosen]
         columns = (storage.read_table(path, ["cluster"])["cluster"].to_numpy() for path in task.inputs["clusters"])
