@@ -138,10 +138,10 @@ class Sides:
         self.memory[name] = max(self.memory.get(name, 0.0), done["tree_mb"])
         return float(done["wall_s"])
 
-    def shared(self) -> dict[str, float]:
-        """Of the rows of each of the peer's last answers, the share that raymine's last one has."""
+    def shared(self, peers: Sequence[str]) -> dict[str, float]:
+        """Of the rows of each of the peers' last answers, the share that raymine's last one has."""
         ours = rows(sorted((self.workspace / "rounds/0001/shards/triplet").glob("*.parquet")))
-        answers = {name: rows([self.scratch / f"{name}.parquet"]) for name in ("faiss", "torch")}
+        answers = {name: rows([self.scratch / f"{name}.parquet"]) for name in peers}
         return {name: len(theirs & ours) / len(theirs) for name, theirs in answers.items()}
 
 
@@ -169,7 +169,7 @@ def compare(name: str, folder: Path, model: str, repeats: int, peers: Sequence[s
         best = min(peers, key=lambda each: seconds[each][0])
         more = measure.turns({name: runs[name] for name in ("raymine", best)}, repeats - 1)
         seconds = {name: [*first, *more.get(name, [])] for name, first in seconds.items()}
-        shared, recall = sides.shared(), 1.0
+        shared, recall = sides.shared(peers), 1.0
         if index != "exact":
             ours = hits(sides.workspace)
             seconds["raymine exact"] = [sides.exact()]
