@@ -8,7 +8,7 @@ A query's hits are the best k * overfetch by codes among the documents of its np
 So its recall is the share of its exact hits that are among those, and one search by codes with the largest overfetch
 tells it for every overfetch. Which lists the exact hits lie in tells how many lists it takes at least, so only a few
 sizes of nprobe are tried, from there on. Chosen is the cheapest pair whose mean recall, less CERTAIN standard errors,
-reaches the target, as that of all queries then does for 19 of 20 samples; if none does, the one of highest recall.
+reaches the target; if none does, the one of highest recall.
 
 Cost: SAMPLE_QUERIES exact searches of the corpus, and as many by codes for each nprobe tried; one part in memory.
 """

@@ -149,7 +149,8 @@ class Measuring:
         self._search_apart(largest)
         kept_tokens, kept_bytes = self._keep_tokens(largest)
         rates = self.seen.rates()
-        rates, kept_tokens = with_words(rates, kept_tokens, self._words_to_tokenise(largest))
+        models = load_models(self.config)
+        rates, kept_tokens = with_words(rates, kept_tokens, self._words_to_tokenise(largest, models.get("embed")))
         if "search_exact" in rates:
             rates["search_exact"] = replace(rates["search_exact"], start_s=rates["search_exact"].start_s + compiled_s)
         return Measured(
@@ -160,7 +161,7 @@ class Measuring:
             base_bytes=max(done.ledger["peak_bytes"] for result in largest.context.results for done in result.done),
             kept_tokens=kept_tokens,
             kept_bytes=kept_bytes,
-            parameters=parameters(self.config),
+            parameters={name: num_parameters(model) for name, model in models.items()},
             took_s=time.perf_counter() - begin,
         )
 
@@ -275,14 +276,11 @@ class Measuring:
         seconds = [sum(done.ledger["wall_s"] for done in result.done) for result in (again, *plain)]
         return min(1.0, seconds[0] / seconds[1]), num_bytes / max(1, tables.num_documents)
 
-    def _words_to_tokenise(self, largest: Sample) -> dict[str, float]:
+    def _words_to_tokenise(self, largest: Sample, embedder: Any) -> dict[str, float]:
         """Of the steps that tokenise a word once (raymine.bags): how many words that is for a text of the round, as a
         share of those for a text of the sample, whose shards are smaller and have fewer before them."""
-        embed = self.config.embed
-        if embed is None or embed.model is None:
-            return {}
-        model = inference.load("SentenceTransformer", embed)
-        if not inference.is_static(model) or not bags.cuts_at_spaces(model[0].tokenizer):
+        is_static = embedder is not None and inference.is_static(embedder)
+        if not is_static or not bags.cuts_at_spaces(embedder[0].tokenizer):
             return {}
         both = {
             "embed_documents": (self.tables.corpus, largest.context.tables.corpus),
@@ -332,17 +330,17 @@ def with_words(
 
     Args:
         rates: by step.
-        kept_tokens: of the samples.
+        kept_tokens: of the samples; None: it is not known how much of them is tokenising, and rates stay as they are.
         shares: by step, words to tokenise for a text of the round, as a share of those for a text of the sample.
     """
-    made, rest = dict(rates), kept_tokens or 0.0
-    factors = {name: rest + (1 - rest) * share for name, share in shares.items() if name in rates}
+    if kept_tokens is None:
+        return dict(rates), None
+    made = dict(rates)
+    factors = {name: kept_tokens + (1 - kept_tokens) * share for name, share in shares.items() if name in rates}
     for name, factor in factors.items():
         seconds = {driver: factor * value for driver, value in rates[name].seconds.items()}
         made[name] = replace(rates[name], seconds=seconds)
-    if kept_tokens is not None:
-        kept_tokens = min(1.0, kept_tokens / factors.get("embed_documents", 1.0))
-    return made, kept_tokens
+    return made, min(1.0, kept_tokens / factors.get("embed_documents", 1.0))
 
 
 def _words_per_text(shards: Sequence[Shard]) -> float:
@@ -380,19 +378,23 @@ def _around(files: Sequence[Shard], count: int, name: str, draw: np.random.Gener
     return placed(shards)
 
 
-def parameters(config: Config) -> dict[str, int]:
-    """Parameters of each model that every token is multiplied with: all but its tables of embeddings."""
+def load_models(config: Config) -> dict[str, Any]:
+    """The models of `embed` and `rescore`, where they have one."""
     kinds = {"embed": ("SentenceTransformer", config.embed), "rescore": ("CrossEncoder", config.rescore)}
-    found = {}
-    for name, (kind, section) in kinds.items():
-        if section is not None and section.model is not None:
-            import torch
+    return {
+        name: inference.load(kind, section)
+        for name, (kind, section) in kinds.items()
+        if section is not None and section.model is not None
+    }
 
-            model = inference.load(kind, section)
-            tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
-            looked_up = {id(each.weight) for each in model.modules() if isinstance(each, tables)}
-            found[name] = sum(each.numel() for each in model.parameters() if id(each) not in looked_up)
-    return found
+
+def num_parameters(model: Any) -> int:
+    """Parameters of a model that every token is multiplied with: all but its tables of embeddings."""
+    import torch
+
+    tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    looked_up = {id(each.weight) for each in model.modules() if isinstance(each, tables)}
+    return sum(each.numel() for each in model.parameters() if id(each) not in looked_up)
 
 
 def measure(job: Job, say: Callable[[str], None]) -> Measured:
