@@ -1,7 +1,7 @@
 """What the benchmarks of single steps share: shards as a round makes them, and a step run by either executor.
 
-A step runs in a child (measure.serve), again and again with one loaded worker: locally in its process, or on Ray by
-one process with all cores, which keeps the model as it does in a round.
+A step runs in a child (measure.serve), again and again, each time with a new worker, for it remembers (the tokens of
+words, say): locally in its process, or on Ray by one process with all cores. That it starts and loads is not counted.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ def serve(side: str, step: Step, first: Task, tasks: Sequence[Task], cpus: int, 
     Args:
         side: local or ray.
         step: without tasks.
-        first: a small task. On Ray the seconds count from its end, when the cluster has started and the model
-            is loaded.
+        first: a small task. The seconds count from its end, when the cluster has started and the model is loaded.
         tasks: with outputs.
         cpus: of the worker.
         save: saves what the tasks' outputs hold.
@@ -62,12 +61,13 @@ def serve(side: str, step: Step, first: Task, tasks: Sequence[Task], cpus: int, 
 
 
 def _locally(step: Step, folder: Path, first: Task, tasks: Sequence[Task]) -> Callable[[], Any]:
-    worker = Work(step, str(folder), {})
-    check(worker(first))
-
-    def work() -> None:
+    def work() -> Timed[None]:
+        worker = Work(step, str(folder), {})
+        check(worker(first))
+        begin = time.perf_counter()
         for marker in LocalExecutor().run(step, tasks, lambda: worker):
             check(marker)
+        return Timed(None, time.perf_counter() - begin)
 
     return work
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tiny_models
 
+from raymine.artifacts import Record, Step, Task
+
 ROOT = Path(__file__).parents[1]
 CHILD = """
 import json, measure, time
@@ -41,6 +43,36 @@ def test_the_readme_shows_the_results(modules: Any) -> None:
     """`python benchmarks/table.py --write` has been run since the last measurement."""
     text = (ROOT / "README.md").read_text()
     assert modules[1].with_tables(text, modules[1].tables()) == text
+
+
+class Remembers:
+    """A stage that knows a task again."""
+
+    VERSION = 1
+    calls_in_flight = 1
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+
+    def __call__(self, task: Task) -> Record:
+        is_known = task.key in self.known
+        self.known.add(task.key)
+        return Record(info={"is_known": is_known})
+
+
+def test_what_a_worker_remembers_helps_no_later_repeat(
+    modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words that a worker has tokenised, say: a repeat takes as long as the first run."""
+    import steps
+
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(steps, "check", seen.append)
+    tasks = [Task("a", {}, str(tmp_path / "a")), Task("b", {}, str(tmp_path / "b"))]
+    work = steps._locally(Step("step", Remembers, {}, "", ()), tmp_path, Task("first", {}), tasks)
+    assert work().seconds > 0 and work().seconds > 0
+    assert sorted(marker["key"] for marker in seen) == ["a", "a", "b", "b", "first", "first"]
+    assert not any(marker["info"]["is_known"] for marker in seen)
 
 
 def test_a_table_has_every_row_of_every_result(modules: Any, tmp_path: Path) -> None:
