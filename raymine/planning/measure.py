@@ -1,8 +1,9 @@
 """Measures what a round's steps take here, in a program of its own, as the round will be: `python -m ... JOB.json`.
 
     samples    the round's own steps, on samples of it that grow fourfold until one takes SAMPLE_S or is a tenth of the
-               round; the last two, and one with the documents of the larger and the queries of the smaller, tell what
-               tasks, documents and candidates take. The first, in which all is loaded, tells what a start takes.
+               round; the last of them, from one with fewer documents and fewer queries than the largest, and one with
+               the documents of the largest and the queries of that one, tell what tasks, documents and candidates
+               take. The first, in which all is loaded, tells what a start takes.
     searches   a sample says nothing of a search, whose work is documents times queries. So dense search runs apart
                over vectors drawn around the sample's, and BM25 over copies of some documents: large enough to see.
 
@@ -23,7 +24,7 @@ import numpy as np
 from raymine import bags, inference, schemas, storage
 from raymine.artifacts import Artifacts, Executor, Resources
 from raymine.config import Config
-from raymine.embed.sentence_transformer import Description
+from raymine.embed.sentence_transformer import Description, Side
 from raymine.errors import UserError
 from raymine.executor import make_executor
 from raymine.index.plain_race import PAIRS as SMALL_PAIRS
@@ -142,15 +143,17 @@ class Measuring:
         """Mines samples, searches, and fits."""
         begin = time.perf_counter()
         compiled_s = self._load_compiled()
-        few, largest = self._grow()
+        few, *between, largest = self._grow()
         more = self._mine(round(largest.units["documents"]), round(few.units["queries"]))
-        for each in (few, more, largest):
+        for each in (few, more, *between, largest):
             self._see(each)
         self._search_apart(largest)
-        kept_tokens, kept_bytes = self._keep_tokens(largest)
-        rates = self.seen.rates()
+        kept, kept_bytes = self._keep_tokens(largest)
         models = load_models(self.config)
-        rates, kept_tokens = with_words(rates, kept_tokens, self._words_to_tokenise(largest, models.get("embed")))
+        words = self._words_to_tokenise(largest, models.get("embed"))
+        for name in words:
+            self.seen.leave_largest(name)  # the fewer texts, the more of their words are new
+        rates, kept = with_words(self.seen.rates(), kept, words)
         if "search_exact" in rates:
             rates["search_exact"] = replace(rates["search_exact"], start_s=rates["search_exact"].start_s + compiled_s)
         return Measured(
@@ -159,7 +162,7 @@ class Measuring:
             documents=round(largest.units["documents"]),
             queries=round(largest.units["queries"]),
             base_bytes=max(done.ledger["peak_bytes"] for result in largest.context.results for done in result.done),
-            kept_tokens=kept_tokens,
+            kept_tokens=kept.get("embed_documents"),
             kept_bytes=kept_bytes,
             parameters={name: num_parameters(model) for name, model in models.items()},
             took_s=time.perf_counter() - begin,
@@ -184,18 +187,17 @@ class Measuring:
         """Whether the round's searches are so large that they are compiled; smaller ones take no time to speak of."""
         return self.tables.num_documents * self.tables.num_queries > SMALL_PAIRS
 
-    def _grow(self) -> tuple[Sample, Sample]:
-        """The last two of samples that grow until one is large enough. The first of all tells of starts only."""
+    def _grow(self) -> Sequence[Sample]:
+        """The last of samples that grow until one is large enough. The first of all tells of starts only."""
         num_candidates = candidates_per_query(self.config)
         sizes = sample_sizes(self.tables.num_documents, self.tables.num_queries, num_candidates)
         self._see(self._mine(*sizes[0]), is_first=True)
-        few = self._mine(*sizes[0])
+        grown = [self._mine(*sizes[0])]
         for size in sizes[1:]:
-            largest = self._mine(*size)
-            if largest.seconds >= SAMPLE_S or size == sizes[-1]:
+            grown.append(self._mine(*size))
+            if grown[-1].seconds >= SAMPLE_S:
                 break
-            few = largest
-        return few, largest
+        return from_fewer(grown)
 
     def _mine(self, num_documents: int, num_queries: int) -> Sample:
         """Mines a sample."""
@@ -261,20 +263,30 @@ class Measuring:
                 if name in SEARCHES or is_whole:
                     self.seen.add(result, size.units, tables, is_first=number == 0)
 
-    def _keep_tokens(self, largest: Sample) -> tuple[float | None, float]:
-        """Embeds the sample's documents once more to keep their tokens, then from those."""
+    def _keep_tokens(self, largest: Sample) -> tuple[dict[str, float], float]:
+        """Embeds the sample once more to keep its tokens, then from those.
+
+        Returns:
+            by step, what it then takes as a share of what it took; bytes of a document's tokens.
+        """
         embedder, tables = self.job.embedder, largest.context.tables
-        plain = [result for result in largest.context.results if result.step.name == "embed_documents"]
-        if embedder is None or not plain:
-            return None, 0.0
-        folder = storage.join(self._folder(), "tokens")
-        for _ in range(2):
-            context = self._context(self._folder(), tables)
-            step = embedding.embed_step(context, "document", tables.corpus, embedder)
-            again = context.run(replace(step, settings={**step.settings, "tokens": folder}))
-        num_bytes = sum(fs.size(path) for fs, path in map(storage.filesystem, storage.list_files(folder)))
-        seconds = [sum(done.ledger["wall_s"] for done in result.done) for result in (again, *plain)]
-        return min(1.0, seconds[0] / seconds[1]), num_bytes / max(1, tables.num_documents)
+        if embedder is None:
+            return {}, 0.0
+        plain = {result.step.name: result for result in largest.context.results}
+        sides: dict[Side, list[Shard]] = {"query": tables.queries, "document": tables.corpus}
+        shares, num_bytes = {}, 0
+        for side, shards in sides.items():
+            folder = storage.join(self._folder(), "tokens")
+            step = embedding.embed_step(largest.context, side, shards, embedder)
+            if step.name not in plain:  # documents are embedded where they are searched
+                continue
+            for _ in range(2):
+                context = self._context(self._folder(), tables)
+                again = context.run(replace(step, settings={**step.settings, "tokens": folder}))
+            seconds = [sum(done.ledger["wall_s"] for done in each.done) for each in (again, plain[step.name])]
+            shares[step.name] = min(1.0, seconds[0] / seconds[1])
+            num_bytes = sum(fs.size(path) for fs, path in map(storage.filesystem, storage.list_files(folder)))
+        return shares, num_bytes / max(1, tables.num_documents)
 
     def _words_to_tokenise(self, largest: Sample, embedder: Any) -> dict[str, float]:
         """Of the steps that tokenise a word once (raymine.bags): how many words that is for a text of the round, as a
@@ -311,7 +323,7 @@ class Measuring:
     def _bm25_searches(self) -> list[Tables]:
         """Some documents, and as many copies of them as make a large corpus."""
         num_documents = min(self.tables.num_documents, BM25_DOCUMENTS)
-        drawn = sample.draw(self.tables, num_documents, min(self.tables.num_queries, BM25_QUERIES))
+        drawn = sample.draw_evenly(self.tables, num_documents, min(self.tables.num_queries, BM25_QUERIES))
         tables = sample.write(self.tables, drawn, f"{self._folder()}/sample")
         copies = max(1, min(self.tables.num_documents, CHUNK_DOCUMENTS) // tables.num_documents)
         documents = placed(tables.corpus * copies)
@@ -321,26 +333,37 @@ class Measuring:
         ]
 
 
+def from_fewer(grown: Sequence[Sample]) -> Sequence[Sample]:
+    """The last of samples that grow, from the last with fewer documents and fewer queries than all of them.
+
+    Where documents came to a tenth of the round's before queries did, the next to last has as many as the last, and
+    nobody could tell what they take.
+    """
+    largest = grown[-1].units
+    both = [
+        each.units["documents"] < largest["documents"] and each.units["queries"] < largest["queries"] for each in grown
+    ]
+    return grown[max((number for number, is_fewer in enumerate(both) if is_fewer), default=0) :]
+
+
 def with_words(
-    rates: Mapping[str, Rate], kept_tokens: float | None, shares: Mapping[str, float]
-) -> tuple[dict[str, Rate], float | None]:
-    """Rates and `kept_tokens` (see Measured) of a round, from those of samples.
+    rates: Mapping[str, Rate], kept: Mapping[str, float], words: Mapping[str, float]
+) -> tuple[dict[str, Rate], dict[str, float]]:
+    """Rates of a round, and what its steps take where tokens are kept, from those of samples.
 
     What is left where tokens are kept grows with the texts, the rest with the words to tokenise.
 
     Args:
         rates: by step.
-        kept_tokens: of the samples; None: it is not known how much of them is tokenising, and rates stay as they are.
-        shares: by step, words to tokenise for a text of the round, as a share of those for a text of the sample.
+        kept: by step, what it takes where tokens are kept as a share of what it takes otherwise; steps of which nobody
+            knows that stay as they are.
+        words: by step, words to tokenise for a text of the round, as a share of those for a text of the sample.
     """
-    if kept_tokens is None:
-        return dict(rates), None
+    factors = {name: kept[name] + (1 - kept[name]) * share for name, share in words.items() if name in kept}
     made = dict(rates)
-    factors = {name: kept_tokens + (1 - kept_tokens) * share for name, share in shares.items() if name in rates}
     for name, factor in factors.items():
-        seconds = {driver: factor * value for driver, value in rates[name].seconds.items()}
-        made[name] = replace(rates[name], seconds=seconds)
-    return made, min(1.0, kept_tokens / factors.get("embed_documents", 1.0))
+        made[name] = replace(made[name], seconds={driver: factor * rate for driver, rate in made[name].seconds.items()})
+    return made, {name: min(1.0, share / factors.get(name, 1.0)) for name, share in kept.items()}
 
 
 def _words_per_text(shards: Sequence[Shard]) -> float:

@@ -12,8 +12,17 @@ import pytest
 from raymine import schemas, storage
 from raymine.artifacts import Done, Resources, Step, StepResult, Task
 from raymine.pipeline.base import Tables
-from raymine.planning.fit import Rate
-from raymine.planning.measure import Measuring, _around, _unlike, _words_per_text, has_compiled, with_words
+from raymine.planning.fit import Point, Rate
+from raymine.planning.measure import (
+    Measuring,
+    Sample,
+    _around,
+    _unlike,
+    _words_per_text,
+    from_fewer,
+    has_compiled,
+    with_words,
+)
 from raymine.planning.seen import Seen
 from raymine.storage import Shard
 from raymine.vectors import read_vectors
@@ -53,11 +62,19 @@ def test_tokenising_goes_by_words_where_they_recur() -> None:
     rates = {
         name: Rate({"documents": 2.0, "tasks": 4.0}, {}, {}, {}, start_s=7.0) for name in ("embed_documents", "other")
     }
-    made, kept = with_words(rates, 0.5, {"embed_documents": 0.5, "embed_queries": 0.1})
+    made, kept = with_words(rates, {"embed_documents": 0.5, "other": 0.75}, {"embed_documents": 0.5, "unknown": 0.1})
     assert made == {**rates, "embed_documents": Rate({"documents": 1.5, "tasks": 3.0}, {}, {}, {}, start_s=7.0)}
-    assert kept == pytest.approx(0.5 / 0.75)
-    assert with_words(rates, 0.2, {}) == (rates, 0.2)
-    assert with_words(rates, None, {"embed_documents": 0.5}) == (rates, None)  # nobody knows what tokenising takes
+    assert kept == pytest.approx({"embed_documents": 0.5 / 0.75, "other": 0.75})
+    assert with_words(rates, {"embed_documents": 0.2}, {}) == (rates, {"embed_documents": 0.2})
+    assert with_words(rates, {}, {"embed_documents": 0.5}) == (rates, {})  # nobody knows what tokenising takes
+
+
+@pytest.mark.parametrize(("documents", "first"), [([1, 4, 16], 1), ([1, 16, 16, 16], 0), ([1, 4, 16, 16], 1), ([5], 0)])
+def test_samples_tell_documents_from_queries(documents: list[int], first: int) -> None:
+    """From one with fewer of both than the last has: between samples of as many documents, all is by queries."""
+    some: Any = None
+    grown = [Sample(some, {"documents": of, "queries": 10.0 * number}, 1.0) for number, of in enumerate(documents)]
+    assert list(from_fewer(grown)) == grown[first:]
 
 
 def test_words_of_a_text_are_those_not_met_before(tmp_path: Path) -> None:
@@ -121,3 +138,14 @@ def test_a_program_that_had_to_compile_says_so(monkeypatch: pytest.MonkeyPatch) 
         assert has_compiled() is (number > 0)
     monkeypatch.delitem(sys.modules, "raymine.compiled")
     assert has_compiled() is False
+
+
+def test_what_goes_by_words_is_told_by_the_largest_samples() -> None:
+    """A smaller sample has more new words for each of its texts, whatever else it has more of."""
+    seen = Seen(lambda resources: 1)
+    points = [
+        Point({"documents": of, "queries": queries}, 1.0) for of, queries in ((10.0, 9.0), (40.0, 2.0), (40.0, 3.0))
+    ]
+    seen.points = {"embed_documents": points, "select": points}
+    seen.leave_largest("embed_documents")
+    assert seen.points == {"embed_documents": points[1:], "select": points}

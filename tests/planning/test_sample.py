@@ -74,6 +74,17 @@ def test_judgements_between_the_chosen_are_all_there(name: str, tables: Tables, 
     assert [all(pair["query_row"] // 10 == block for pair in file) for block, file in enumerate(files)] == [True] * 2
 
 
+def test_rows_of_a_search_alone_are_evenly_spaced(tables: Tables, tmp_path: Path) -> None:
+    """From the first to the last, whatever is positive; all there are, where more are asked for."""
+    drawn = sample.draw_evenly(tables, 7, 5)
+    assert drawn.documents.tolist() == [(tables.num_documents - 1) * step // 6 for step in range(7)]
+    assert drawn.queries.tolist() == [(tables.num_queries - 1) * step // 4 for step in range(5)]
+    made = sample.write(tables, drawn, str(tmp_path))
+    assert rows(made.corpus) == [rows(tables.corpus)[row] for row in drawn.documents]
+    every = sample.draw_evenly(tables, 10**6, 10**6)
+    assert [len(every.documents), len(every.queries)] == [tables.num_documents, tables.num_queries]
+
+
 def test_every_query_has_its_positives(tables: Tables) -> None:
     """Without them filters would keep other candidates, and the teacher would be given others."""
     drawn = sample.draw(tables, 10, 20)
