@@ -278,8 +278,6 @@ class Measuring:
         for side, shards in sides.items():
             folder = storage.join(self._folder(), "tokens")
             step = embedding.embed_step(largest.context, side, shards, embedder)
-            if step.name not in plain:  # documents are embedded where they are searched
-                continue
             for _ in range(2):
                 context = self._context(self._folder(), tables)
                 again = context.run(replace(step, settings={**step.settings, "tokens": folder}))
