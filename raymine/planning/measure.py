@@ -24,7 +24,7 @@ import numpy as np
 from raymine import bags, inference, schemas, storage
 from raymine.artifacts import Artifacts, Executor, Resources
 from raymine.config import Config
-from raymine.embed.sentence_transformer import Description, Side
+from raymine.embed.sentence_transformer import Description
 from raymine.errors import UserError
 from raymine.executor import make_executor
 from raymine.index.plain_race import PAIRS as SMALL_PAIRS
@@ -33,7 +33,7 @@ from raymine.pipeline.base import Context, Tables, placed
 from raymine.pipeline.run import run_steps
 from raymine.pipeline.sizes import CHUNK_DOCUMENTS
 from raymine.planning import sample
-from raymine.planning.fit import Rate
+from raymine.planning.fit import DRIVERS, NOISE_S, TASKS, Point, Rate, non_negative
 from raymine.planning.seen import SEARCHES, Seen
 from raymine.planning.size import GROWTH, Overlap, candidates_per_query, cut, of_tables, overlap, sample_sizes
 from raymine.storage import HashCache, Shard
@@ -148,12 +148,11 @@ class Measuring:
         for each in (few, more, *between, largest):
             self._see(each)
         self._search_apart(largest)
-        kept, kept_bytes = self._keep_tokens(largest)
+        kept_tokens, kept_bytes = self._keep_tokens(largest)
         models = load_models(self.config)
-        words = self._words_to_tokenise(largest, models.get("embed"))
-        for name in words:
-            self.seen.leave_largest(name)  # the fewer texts, the more of their words are new
-        rates, kept = with_words(self.seen.rates(), kept, words)
+        rates = self.seen.rates()
+        if tokenises_words(models.get("embed")):
+            rates, kept_tokens = self._by_words(rates, kept_tokens, [few, more, *between, largest])
         if "search_exact" in rates:
             rates["search_exact"] = replace(rates["search_exact"], start_s=rates["search_exact"].start_s + compiled_s)
         return Measured(
@@ -162,7 +161,7 @@ class Measuring:
             documents=round(largest.units["documents"]),
             queries=round(largest.units["queries"]),
             base_bytes=max(done.ledger["peak_bytes"] for result in largest.context.results for done in result.done),
-            kept_tokens=kept.get("embed_documents"),
+            kept_tokens=kept_tokens,
             kept_bytes=kept_bytes,
             parameters={name: num_parameters(model) for name, model in models.items()},
             took_s=time.perf_counter() - begin,
@@ -263,40 +262,34 @@ class Measuring:
                 if name in SEARCHES or is_whole:
                     self.seen.add(result, size.units, tables, is_first=number == 0)
 
-    def _keep_tokens(self, largest: Sample) -> tuple[dict[str, float], float]:
-        """Embeds the sample once more to keep its tokens, then from those.
-
-        Returns:
-            by step, what it then takes as a share of what it took; bytes of a document's tokens.
-        """
+    def _keep_tokens(self, largest: Sample) -> tuple[float | None, float]:
+        """Embeds the sample's documents once more to keep their tokens, then from those."""
         embedder, tables = self.job.embedder, largest.context.tables
-        if embedder is None:
-            return {}, 0.0
-        plain = {result.step.name: result for result in largest.context.results}
-        sides: dict[Side, list[Shard]] = {"query": tables.queries, "document": tables.corpus}
-        shares, num_bytes = {}, 0
-        for side, shards in sides.items():
-            folder = storage.join(self._folder(), "tokens")
-            step = embedding.embed_step(largest.context, side, shards, embedder)
-            for _ in range(2):
-                context = self._context(self._folder(), tables)
-                again = context.run(replace(step, settings={**step.settings, "tokens": folder}))
-            seconds = [sum(done.ledger["wall_s"] for done in each.done) for each in (again, plain[step.name])]
-            shares[step.name] = min(1.0, seconds[0] / seconds[1])
-            num_bytes = sum(fs.size(path) for fs, path in map(storage.filesystem, storage.list_files(folder)))
-        return shares, num_bytes / max(1, tables.num_documents)
+        plain = [result for result in largest.context.results if result.step.name == "embed_documents"]
+        if embedder is None or not plain:
+            return None, 0.0
+        folder = storage.join(self._folder(), "tokens")
+        for _ in range(2):
+            context = self._context(self._folder(), tables)
+            step = embedding.embed_step(context, "document", tables.corpus, embedder)
+            again = context.run(replace(step, settings={**step.settings, "tokens": folder}))
+        num_bytes = sum(fs.size(path) for fs, path in map(storage.filesystem, storage.list_files(folder)))
+        seconds = [sum(done.ledger["wall_s"] for done in result.done) for result in (again, *plain)]
+        return min(1.0, seconds[0] / seconds[1]), num_bytes / max(1, tables.num_documents)
 
-    def _words_to_tokenise(self, largest: Sample, embedder: Any) -> dict[str, float]:
-        """Of the steps that tokenise a word once (raymine.bags): how many words that is for a text of the round, as a
-        share of those for a text of the sample, whose shards are smaller and have fewer before them."""
-        is_static = embedder is not None and inference.is_static(embedder)
-        if not is_static or not bags.cuts_at_spaces(embedder[0].tokenizer):
-            return {}
-        both = {
-            "embed_documents": (self.tables.corpus, largest.context.tables.corpus),
-            "embed_queries": (self.tables.queries, largest.context.tables.queries),
-        }
-        return {name: _words_per_text(whole) / _words_per_text(part) for name, (whole, part) in both.items() if part}
+    def _by_words(
+        self, rates: dict[str, Rate], kept_tokens: float | None, samples: Sequence[Sample]
+    ) -> tuple[dict[str, Rate], float | None]:
+        """Rates, and `kept_tokens` (see Measured), of steps that tokenise each word once (raymine.bags): of the words
+        that the round's own shards have, which are fewer for each of its texts than a sample's."""
+        made = dict(rates)
+        for name, table in (("embed_queries", "queries"), ("embed_documents", "corpus")):
+            given = [words_per_text(getattr(each.context.tables, table)) for each in samples]
+            per_text = words_per_text(getattr(self.tables, table))
+            made[name], shrinks = rate_by_words(name, rates[name], self.seen.points[name], given, per_text)
+            if name == "embed_documents" and kept_tokens is not None:
+                kept_tokens = min(1.0, kept_tokens / shrinks)
+        return made, kept_tokens
 
     def _dense_searches(self, largest: Sample) -> list[Tables]:
         """Vectors drawn around the sample's: few and many documents, few and many queries."""
@@ -344,27 +337,36 @@ def from_fewer(grown: Sequence[Sample]) -> Sequence[Sample]:
     return grown[max((number for number, is_fewer in enumerate(both) if is_fewer), default=0) :]
 
 
-def with_words(
-    rates: Mapping[str, Rate], kept: Mapping[str, float], words: Mapping[str, float]
-) -> tuple[dict[str, Rate], dict[str, float]]:
-    """Rates of a round, and what its steps take where tokens are kept, from those of samples.
+def tokenises_words(embedder: Any) -> bool:
+    """Whether a loaded embedder is one that tokenises each word once."""
+    return embedder is not None and inference.is_static(embedder) and bags.cuts_at_spaces(embedder[0].tokenizer)
 
-    What is left where tokens are kept grows with the texts, the rest with the words to tokenise.
+
+def rate_by_words(
+    name: str, rate: Rate, points: Sequence[Point], words: Sequence[float], per_text: float
+) -> tuple[Rate, float]:
+    """The rate of a step that embeds, in a round whose texts have other numbers of words that none before them had.
 
     Args:
-        rates: by step.
-        kept: by step, what it takes where tokens are kept as a share of what it takes otherwise; steps of which nobody
-            knows that stay as they are.
-        words: by step, words to tokenise for a text of the round, as a share of those for a text of the sample.
+        name: of the step.
+        rate: by texts and tasks alone.
+        points: of samples; the last is of the largest.
+        words: to tokenise for a text of each sample.
+        per_text: words to tokenise for a text of the round.
+
+    Returns:
+        What a text and a task of the round take; what its text takes as a share of one of the largest sample.
     """
-    factors = {name: kept[name] + (1 - kept[name]) * share for name, share in words.items() if name in kept}
-    made = dict(rates)
-    for name, factor in factors.items():
-        made[name] = replace(made[name], seconds={driver: factor * rate for driver, rate in made[name].seconds.items()})
-    return made, {name: min(1.0, share / factors.get(name, 1.0)) for name, share in kept.items()}
+    driver = DRIVERS[name][0]
+    texts = np.array([point.units[driver] for point in points])
+    units = np.stack([texts, texts * words, [point.units[TASKS] for point in points]], axis=1)
+    of_text, of_word, of_task = non_negative(units, np.array([point.seconds for point in points]), NOISE_S).tolist()
+    seconds = {driver: of_text + of_word * per_text, TASKS: of_task}
+    largest = of_text + of_word * words[-1]
+    return replace(rate, seconds=seconds), seconds[driver] / largest if largest else 1.0
 
 
-def _words_per_text(shards: Sequence[Shard]) -> float:
+def words_per_text(shards: Sequence[Shard]) -> float:
     """Words to tokenise for each text of as many of the shards as a sample is drawn from."""
     chosen = [shards[number] for number in sample.evenly(len(shards), sample.MOST_SHARDS)]
     texts = (storage.read_table(shard.path, ["text"])["text"].drop_null().to_pylist() for shard in chosen)

@@ -8,7 +8,7 @@ from typing import Any
 
 from raymine.artifacts import Resources, StepResult
 from raymine.pipeline.base import Tables
-from raymine.planning.fit import DRIVERS, TASKS, Point, Rate, fit, total
+from raymine.planning.fit import TASKS, Point, Rate, fit, total
 
 SEARCHES = (
     "search_exact",
@@ -61,12 +61,6 @@ class Seen:
             "unit": result.step.unit,
         }
         self.how.setdefault(name, how)
-
-    def leave_largest(self, name: str) -> None:
-        """Forgets what a step did in samples smaller than its largest, in the unit that drives it most."""
-        driver = DRIVERS[name][0]
-        most = max(point.units[driver] for point in self.points[name])
-        self.points[name] = [point for point in self.points[name] if point.units[driver] == most]
 
     def rates(self) -> dict[str, Rate]:
         """The fitted rates of every step."""

@@ -1,6 +1,7 @@
 """What is searched apart: vectors like the sample's, and copies of documents, in parts of unlike size."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +19,10 @@ from raymine.planning.measure import (
     Sample,
     _around,
     _unlike,
-    _words_per_text,
     from_fewer,
     has_compiled,
-    with_words,
+    rate_by_words,
+    words_per_text,
 )
 from raymine.planning.seen import Seen
 from raymine.storage import Shard
@@ -58,15 +59,18 @@ def test_searches_are_of_unlike_size(num_shards: int) -> None:
 
 
 def test_tokenising_goes_by_words_where_they_recur() -> None:
-    """Half the words: what is not tokenising takes as long as before, and is then a larger share."""
-    rates = {
-        name: Rate({"documents": 2.0, "tasks": 4.0}, {}, {}, {}, start_s=7.0) for name in ("embed_documents", "other")
-    }
-    made, kept = with_words(rates, {"embed_documents": 0.5, "other": 0.75}, {"embed_documents": 0.5, "unknown": 0.1})
-    assert made == {**rates, "embed_documents": Rate({"documents": 1.5, "tasks": 3.0}, {}, {}, {}, start_s=7.0)}
-    assert kept == pytest.approx({"embed_documents": 0.5 / 0.75, "other": 0.75})
-    assert with_words(rates, {"embed_documents": 0.2}, {}) == (rates, {"embed_documents": 0.2})
-    assert with_words(rates, {}, {"embed_documents": 0.5}) == (rates, {})  # nobody knows what tokenising takes
+    """A text takes 2 s, a word 0.5, a task 3; a round has fewer new words for each of its texts."""
+    samples = [(10.0, 40.0, 4.0), (100.0, 20.0, 4.0), (1000.0, 10.0, 8.0)]  # texts, words for each, tasks
+    points = [
+        Point({"documents": texts, "tasks": tasks}, 2 * texts + 0.5 * texts * words + 3 * tasks)
+        for texts, words, tasks in samples
+    ]
+    rate = Rate({"documents": 9.0, "tasks": 9.0}, {"documents": 7.0}, {}, {}, start_s=7.0)
+    made, share = rate_by_words("embed_documents", rate, points, [words for _, words, _ in samples], 4.0)
+    assert made == replace(rate, seconds={"documents": pytest.approx(4.0), "tasks": pytest.approx(3.0)})
+    assert share == pytest.approx(4.0 / 7.0)
+    nothing = [replace(point, seconds=0.0) for point in points]
+    assert rate_by_words("embed_documents", rate, nothing, [1.0] * 3, 1.0)[1] == 1.0
 
 
 @pytest.mark.parametrize(("documents", "first"), [([1, 4, 16], 1), ([1, 16, 16, 16], 0), ([1, 4, 16, 16], 1), ([5], 0)])
@@ -83,7 +87,7 @@ def test_words_of_a_text_are_those_not_met_before(tmp_path: Path) -> None:
     shards = [
         storage.write_table(str(tmp_path / f"{at}.parquet"), pa.table({"text": one})) for at, one in enumerate(texts)
     ]
-    assert _words_per_text(shards) == 3 / 4
+    assert words_per_text(shards) == 3 / 4
 
 
 def result(name: str, seconds: list[float]) -> StepResult:
@@ -138,14 +142,3 @@ def test_a_program_that_had_to_compile_says_so(monkeypatch: pytest.MonkeyPatch) 
         assert has_compiled() is (number > 0)
     monkeypatch.delitem(sys.modules, "raymine.compiled")
     assert has_compiled() is False
-
-
-def test_what_goes_by_words_is_told_by_the_largest_samples() -> None:
-    """A smaller sample has more new words for each of its texts, whatever else it has more of."""
-    seen = Seen(lambda resources: 1)
-    points = [
-        Point({"documents": of, "queries": queries}, 1.0) for of, queries in ((10.0, 9.0), (40.0, 2.0), (40.0, 3.0))
-    ]
-    seen.points = {"embed_documents": points, "select": points}
-    seen.leave_largest("embed_documents")
-    assert seen.points == {"embed_documents": points[1:], "select": points}
