@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from raymine import bags, inference, schemas, storage
+from raymine import inference, schemas, storage
 from raymine.artifacts import Artifacts, Executor, Resources
 from raymine.config import Config
 from raymine.embed.sentence_transformer import Description
@@ -33,9 +33,10 @@ from raymine.pipeline.base import Context, Tables, placed
 from raymine.pipeline.run import run_steps
 from raymine.pipeline.sizes import CHUNK_DOCUMENTS
 from raymine.planning import sample
-from raymine.planning.fit import DRIVERS, NOISE_S, TASKS, Point, Rate, non_negative
+from raymine.planning.fit import Rate
 from raymine.planning.seen import SEARCHES, Seen
 from raymine.planning.size import GROWTH, Overlap, candidates_per_query, cut, of_tables, overlap, sample_sizes
+from raymine.planning.words import rate_by_words, tokenises_words, words_per_text
 from raymine.storage import HashCache, Shard
 from raymine.vectors import read_vectors
 
@@ -335,43 +336,6 @@ def from_fewer(grown: Sequence[Sample]) -> Sequence[Sample]:
         each.units["documents"] < largest["documents"] and each.units["queries"] < largest["queries"] for each in grown
     ]
     return grown[max((number for number, is_fewer in enumerate(both) if is_fewer), default=0) :]
-
-
-def tokenises_words(embedder: Any) -> bool:
-    """Whether a loaded embedder is one that tokenises each word once."""
-    return embedder is not None and inference.is_static(embedder) and bags.cuts_at_spaces(embedder[0].tokenizer)
-
-
-def rate_by_words(
-    name: str, rate: Rate, points: Sequence[Point], words: Sequence[float], per_text: float
-) -> tuple[Rate, float]:
-    """The rate of a step that embeds, in a round whose texts have other numbers of words that none before them had.
-
-    Args:
-        name: of the step.
-        rate: by texts and tasks alone.
-        points: of samples; the last is of the largest.
-        words: to tokenise for a text of each sample.
-        per_text: words to tokenise for a text of the round.
-
-    Returns:
-        What a text and a task of the round take; what its text takes as a share of one of the largest sample.
-    """
-    driver = DRIVERS[name][0]
-    texts = np.array([point.units[driver] for point in points])
-    units = np.stack([texts, texts * words, [point.units[TASKS] for point in points]], axis=1)
-    of_text, of_word, of_task = non_negative(units, np.array([point.seconds for point in points]), NOISE_S).tolist()
-    seconds = {driver: of_text + of_word * per_text, TASKS: of_task}
-    largest = of_text + of_word * words[-1]
-    return replace(rate, seconds=seconds), seconds[driver] / largest if largest else 1.0
-
-
-def words_per_text(shards: Sequence[Shard]) -> float:
-    """Words to tokenise for each text of as many of the shards as a sample is drawn from."""
-    chosen = [shards[number] for number in sample.evenly(len(shards), sample.MOST_SHARDS)]
-    texts = (storage.read_table(shard.path, ["text"])["text"].drop_null().to_pylist() for shard in chosen)
-    num_texts: int = sum(shard.num_rows for shard in chosen)
-    return max(1, bags.num_words_to_tokenise(texts)) / num_texts
 
 
 def _unlike(num_shards: int, num_blocks: int) -> list[tuple[int, int]]:

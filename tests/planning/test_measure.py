@@ -1,19 +1,16 @@
 """What is searched apart: vectors like the sample's, and copies of documents, in parts of unlike size."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from raymine import schemas, storage
 from raymine.artifacts import Done, Resources, Step, StepResult, Task
 from raymine.pipeline.base import Tables
-from raymine.planning.fit import Point, Rate
 from raymine.planning.measure import (
     Measuring,
     Sample,
@@ -21,8 +18,6 @@ from raymine.planning.measure import (
     _unlike,
     from_fewer,
     has_compiled,
-    rate_by_words,
-    words_per_text,
 )
 from raymine.planning.seen import Seen
 from raymine.storage import Shard
@@ -58,36 +53,12 @@ def test_searches_are_of_unlike_size(num_shards: int) -> None:
     assert _unlike(num_shards, 4) == [(num_shards, 1), (max(1, num_shards // 4), 4), (num_shards, 4)]
 
 
-def test_tokenising_goes_by_words_where_they_recur() -> None:
-    """A text takes 2 s, a word 0.5, a task 3; a round has fewer new words for each of its texts."""
-    samples = [(10.0, 40.0, 4.0), (100.0, 20.0, 4.0), (1000.0, 10.0, 8.0)]  # texts, words for each, tasks
-    points = [
-        Point({"documents": texts, "tasks": tasks}, 2 * texts + 0.5 * texts * words + 3 * tasks)
-        for texts, words, tasks in samples
-    ]
-    rate = Rate({"documents": 9.0, "tasks": 9.0}, {"documents": 7.0}, {}, {}, start_s=7.0)
-    made, share = rate_by_words("embed_documents", rate, points, [words for _, words, _ in samples], 4.0)
-    assert made == replace(rate, seconds={"documents": pytest.approx(4.0), "tasks": pytest.approx(3.0)})
-    assert share == pytest.approx(4.0 / 7.0)
-    nothing = [replace(point, seconds=0.0) for point in points]
-    assert rate_by_words("embed_documents", rate, nothing, [1.0] * 3, 1.0)[1] == 1.0
-
-
 @pytest.mark.parametrize(("documents", "first"), [([1, 4, 16], 1), ([1, 16, 16, 16], 0), ([1, 4, 16, 16], 1), ([5], 0)])
 def test_samples_tell_documents_from_queries(documents: list[int], first: int) -> None:
     """From one with fewer of both than the last has: between samples of as many documents, all is by queries."""
     some: Any = None
     grown = [Sample(some, {"documents": of, "queries": 10.0 * number}, 1.0) for number, of in enumerate(documents)]
     assert list(from_fewer(grown)) == grown[first:]
-
-
-def test_words_of_a_text_are_those_not_met_before(tmp_path: Path) -> None:
-    """Two shards, four texts, one of them none at all: a, b and c."""
-    texts = [pa.array(each, pa.large_string()) for each in (["a b", "a"], ["c b", None])]
-    shards = [
-        storage.write_table(str(tmp_path / f"{at}.parquet"), pa.table({"text": one})) for at, one in enumerate(texts)
-    ]
-    assert words_per_text(shards) == 3 / 4
 
 
 def result(name: str, seconds: list[float]) -> StepResult:
