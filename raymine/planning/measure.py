@@ -42,7 +42,7 @@ from raymine.vectors import read_vectors
 
 SAMPLE_S = 5.0  # a sample that takes as long is large enough
 SEARCHED_QUERIES, SEARCHED_SHARD = 8192, 16384
-BM25_DOCUMENTS, BM25_QUERIES = 8192, 8192
+BM25_DOCUMENTS, BM25_QUERIES = 8192, 16384
 SEARCHED_OPERATIONS = 2e12  # multiplications and additions of the largest measured exact search: some 3 s of two cores
 NOISE = 0.5  # of the drawn vectors, in standard deviations of the sample's
 
