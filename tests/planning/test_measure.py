@@ -11,14 +11,7 @@ import pytest
 from raymine import schemas, storage
 from raymine.artifacts import Done, Resources, Step, StepResult, Task
 from raymine.pipeline.base import Tables
-from raymine.planning.measure import (
-    Measuring,
-    Sample,
-    _around,
-    _unlike,
-    from_fewer,
-    has_compiled,
-)
+from raymine.planning.measure import Measuring, Sample, _around, _unlike, from_fewer, has_compiled
 from raymine.planning.seen import Seen
 from raymine.storage import Shard
 from raymine.vectors import read_vectors
