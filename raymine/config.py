@@ -182,6 +182,8 @@ class Bm25Config(Section):
         k1, b, delta: parameters; delta for bm25l and bm25+ only.
         stopwords: language of a stop word list (english), or null.
         stemmer: language of a Snowball stemmer (needs PyStemmer), or null.
+        max_df: a query's terms that more than this share of all documents have are not searched for (a query of such
+            terms only finds nothing); null: every term is.
     """
 
     k: int = Field(default=100, ge=1)
@@ -191,6 +193,7 @@ class Bm25Config(Section):
     delta: float = Field(default=0.5, ge=0)
     stopwords: Literal["english"] | None = "english"
     stemmer: str | None = None
+    max_df: float | None = Field(default=None, gt=0, le=1)
 
 
 class RandomConfig(Section):

@@ -289,6 +289,35 @@ def test_other_jobs_are_as_clean(
         auditor.check_format(Path(mined.path) / "shards" / name, name, values["write"].get("scores", False))
 
 
+def test_common_terms_are_pruned_by_the_search_alone(data: Path, tmp_path: Path) -> None:
+    """With retrieve.bm25.max_df only the search is done anew; its ranks are those of the queries without the terms."""
+    values = mining.config(data, "unused", write={"formats": ["triplet"]}, select={"sample": {"n": 3}})
+    del values["embed"]
+    values["retrieve"] = {"bm25": {"k": 20}}
+    whole = raymine.mine(make_config(values), str(tmp_path / "workspace"))
+    values["retrieve"] = {"bm25": {"k": 20, "max_df": 0.3}}
+    pruned = raymine.mine(make_config(values), str(tmp_path / "workspace"))
+    steps = {cost.step for cost in pruned.cost if cost.tasks}
+    assert "search_bm25" in steps and not steps & {"query_terms", "tokenize_documents", "bm25_statistics"}
+    texts = [f"{row['title']} {row['text']}" for row in json_lines(data / "corpus.jsonl")]
+    words = [set(text.lower().split()) for text in texts]
+    queries = json_lines(data / "queries.jsonl")
+    for query in queries:
+        asked = query["text"].split()
+        rare = [word for word in asked if sum(word.lower() in of for of in words) <= 0.3 * len(words)]
+        query["text"] = " ".join([*rare, "the"])  # a stop word, for a query must have a text
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    values["queries"]["path"] = str(tmp_path / "queries.jsonl")
+    values["retrieve"] = {"bm25": {"k": 20}}
+    rewritten = raymine.mine(make_config(values), str(tmp_path / "rewritten"))
+    assert bm25_ranks(pruned) == bm25_ranks(rewritten) != bm25_ranks(whole)
+
+
+def bm25_ranks(found: raymine.Round) -> dict[tuple[int, int], int]:
+    rows = found.verdicts().to_table().to_pylist()
+    return {(row["query_row"], row["doc_row"]): row["bm25_rank"] for row in rows}
+
+
 def test_an_imported_run_is_a_source(data: Path, auditor: Auditor, tmp_path: Path) -> None:
     """A TREC run alone: its ranks follow its scores, and only its documents (and the positives) are candidates."""
     lines = [f"q{q} Q0 d{(q * 7 + 13 * i) % 240} 0 {(i * 37) % 20}.5 tag" for q in range(60) for i in range(20)]

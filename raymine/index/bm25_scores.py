@@ -3,7 +3,10 @@
 Weights are computed when a part is built, not when a query comes (eager scoring: Lu, BM25S, arXiv 2407.03618), by
 bm25s.scoring's own functions over whole shards, so that they have the bits of a bm25s index over the whole corpus:
 term frequencies float32, arithmetic float64, weights float32. `okapi` is rank_bm25.BM25Okapi: float64 throughout, and
-an inverse document frequency below 0 becomes a quarter of the mean over the whole vocabulary.
+an inverse document frequency below 0 becomes a quarter of the mean over the whole vocabulary. Terms that too many
+documents have for the config's `max_df` (as scikit-learn's) get no list, and add to no score. On 120k arxiv abstracts
+and 5,960 titles, search with max_df 0.1 took 0.7 of the time on two cores and found 0.74 of the same best 100; with
+0.02, 0.37 and 0.40: it is for corpora whose longest lists are what a search costs.
 
 A part costs 8 bytes per posting (12 for okapi), plus some float64 arrays of one shard while it is built.
 """
@@ -66,6 +69,19 @@ class Postings:
     lengths: NDArray[np.int32]
 
 
+def of_terms(postings: Postings, wanted: NDArray[np.bool_]) -> Postings:
+    """The postings of the wanted terms (bool [terms of the vocabulary]) alone; the documents stay."""
+    kept = wanted[postings.term_ids]
+    in_kept = np.repeat(kept, postings.num_documents)
+    return Postings(
+        postings.term_ids[kept],
+        postings.num_documents[kept],
+        postings.documents[in_kept],
+        postings.counts[in_kept],
+        postings.lengths,
+    )
+
+
 @dataclass(frozen=True)
 class Part:
     """Inverted lists with weights; see `bm25_search_kernel.search`.
@@ -104,10 +120,11 @@ class Scorer:
     """Weights of postings under one method and one corpus.
 
     Args:
-        config: method, k1, b, delta.
+        config: method, k1, b, delta, max_df.
         statistics: of the whole corpus.
 
     Attributes:
+        is_searched: bool [terms], the terms that not too many documents have.
         absent: float32 (okapi: float64) [terms], what a term adds to the score of every document.
     """
 
@@ -120,10 +137,12 @@ class Scorer:
         self.term_part: Callable[..., Any] = _select_tfc_scorer("atire" if config.method == OKAPI else config.method)
         idf = self._idf()
         self.idf = idf.astype(self.dtype)
+        max_df = 1.0 if config.max_df is None else config.max_df
+        self.is_searched = statistics.frequencies <= max_df * statistics.num_documents
         self.absent = np.zeros(len(idf), self.dtype)
         if config.method in WITH_ABSENT and statistics.total_length:
             average = np.float64(statistics.average_length)
-            self.absent = (idf * self._term_part(0, average)).astype(self.dtype)
+            self.absent = (idf * self._term_part(0, average) * self.is_searched).astype(self.dtype)
 
     def _term_part(self, counts: Any, lengths: Any) -> Any:
         config, average = self.config, np.float64(self.statistics.average_length)
@@ -167,17 +186,18 @@ def make_part(scorer: Scorer, part_frequencies: NDArray[np.int64], shards: Itera
     Each shard's postings are in the part's order already, so each run of a term is copied to its place: no sort.
 
     Args:
-        scorer: gives the weights.
+        scorer: gives the weights, and says which terms are searched for.
         part_frequencies: int64 [terms], postings of each term in all shards of the part together.
         shards: one at a time, in the order of their documents.
     """
     term_starts = np.zeros(len(part_frequencies) + 1, np.int64)
-    np.cumsum(part_frequencies, out=term_starts[1:])
+    np.cumsum(np.where(scorer.is_searched, part_frequencies, 0), out=term_starts[1:])
     documents = np.empty(term_starts[-1], np.uint32)
     weights = np.empty(term_starts[-1], scorer.dtype)
     free = term_starts[:-1].copy()
     sizes: list[int] = []
-    for shard in shards:
+    for whole in shards:
+        shard = whole if scorer.is_searched.all() else of_terms(whole, scorer.is_searched)
         run_starts = np.cumsum(shard.num_documents, dtype=np.int64) - shard.num_documents
         places = np.repeat(free[shard.term_ids] - run_starts, shard.num_documents)
         places += np.arange(len(places))

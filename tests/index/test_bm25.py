@@ -149,6 +149,30 @@ def test_okapi_equals_rank_bm25(tmp_path: Path) -> None:
         assert found[query] == sorted(found[query], key=lambda hit: (-hit[1], hit[0]))
 
 
+@pytest.mark.parametrize("max_df", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("method", [*METHODS, "okapi"])
+def test_too_common_terms_are_not_searched_for(method: str, max_df: float, tmp_path: Path) -> None:
+    """With max_df a query finds what it finds without its terms in more documents than that; scores are the same bits.
+
+    What is common is so by the whole corpus: a term that only one part is full of is searched for in it.
+    """
+    documents = [f"{text} everywhere" if number % 3 else text for number, text in enumerate(DOCUMENTS)]
+    queries = ["twin", *QUERIES, "everywhere", "everywhere word7 everywhere"]  # bm25s refuses an empty first query
+    tokens = bm25s.tokenize(documents, return_ids=False, show_progress=False)
+    common = {term for term in set().union(*tokens) if sum(term in text for text in tokens) > max_df * len(tokens)}
+    assert ("everywhere" in common) == (max_df < 1)
+    asked = bm25s.tokenize(queries, return_ids=False, show_progress=False)
+    rest = [" ".join(term for term in query if term not in common) for query in asked]
+    assert (max_df < 1) == any(query and not left for query, left in zip(asked, rest, strict=True))
+    pruned, whole = tmp_path / "pruned", tmp_path / "whole"
+    pruned.mkdir()
+    whole.mkdir()
+    found = search_sharded(pruned, Bm25Config(method=method, k=20, max_df=max_df), documents, queries)
+    assert found == search_sharded(whole, Bm25Config(method=method, k=20), documents, rest)
+    if method != "okapi":
+        assert found == search_whole(Bm25Config(method=method, k=20), documents, rest)
+
+
 def test_okapi_terms_of_negative_weight_are_no_hits(tmp_path: Path) -> None:
     """Where even the mean idf is negative, documents with the term score below those without: they are not found."""
     documents = ["cat dog", "cat dog", "cat dog bird"]
@@ -215,7 +239,7 @@ def test_nothing_to_search(tmp_path: Path) -> None:
 def test_postings_do_not_depend_on_the_formula(tmp_path: Path) -> None:
     """Tokenised shards have the same bytes for another method and other parameters, so they can be reused."""
     digests = []
-    for number, config in enumerate([Bm25Config(), Bm25Config(method="bm25+", k1=2.0, b=0.1, k=3)]):
+    for number, config in enumerate([Bm25Config(), Bm25Config(method="bm25+", k1=2.0, b=0.1, k=3, max_df=0.1)]):
         folder = tmp_path / str(number)
         folder.mkdir()
         search_sharded(folder, config)
