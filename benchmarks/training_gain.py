@@ -9,9 +9,9 @@ from all others, as it knows nothing when it has seen few. It is trained on with
 has learned the very pairs that it mines for puts nearly every positive first: squad's, after two epochs of all pairs,
 has a Recall@10 of 0.688, and neither random negatives nor a relative margin took it above 0.689.) The strategies are in
 training_strategies.py. All train on the same queries for the same number of steps, one epoch, with eight negatives for
-each, by sentence-transformers' trainer and MultipleNegativesRankingLoss, at the same learning rate; but for the last
-one, which shows what more negatives bring: every document is one in every step. Measured on test questions (2,000 at
-most) over the whole corpus. A seed decides the order of the pairs and all that is drawn by chance;
+each, by sentence-transformers' trainer and MultipleNegativesRankingLoss, at the same learning rate; but for two that
+show what more negatives bring: four times as many by chance, and every document in every step. Measured on test
+questions (2,000 at most) over the whole corpus. A seed decides the order of the pairs and all that is drawn by chance;
 the sets and the first embedder are the same for all seeds.
 
 Seconds are the ledger's (what one strategy finds in a workspace because another has made it counts as if it had made it
@@ -153,7 +153,7 @@ def config(case: Case, model: Path, strategy: Strategy, seed: int, positives: Pa
             "embed": {"model": str(model)},
             **({"rescore": {"model": str(case.teacher)}} if strategy.is_distilled else {}),
             "retrieve": strategy.retrieve or DENSE,
-            "select": {"filters": strategy.filters, "sample": {"n": NEGATIVES, **strategy.sample}},
+            "select": {"filters": strategy.filters, "sample": {"n": strategy.negatives, **strategy.sample}},
             "write": {"formats": ["trec"]},
         }
     )

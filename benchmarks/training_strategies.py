@@ -18,6 +18,7 @@ class Strategy:
         retrieve: of raymine's config; None: raymine does not mine.
         filters: of raymine's config.
         sample: of raymine's config, besides n.
+        negatives: for each query.
         rounds: how often it mines; each round trains an equal share of the steps.
         is_masked: what may be an answer by the round's verdicts is masked among a batch's other rows.
         is_distilled: a teacher scores the candidates, and its scores are learned beside the ranking.
@@ -27,6 +28,7 @@ class Strategy:
     retrieve: Mapping[str, Any] | None = None
     filters: Sequence[Mapping[str, Any]] = ()
     sample: Mapping[str, Any] = field(default_factory=dict)
+    negatives: int = NEGATIVES
     rounds: int = 1
     is_masked: bool = False
     is_distilled: bool = False
@@ -34,6 +36,7 @@ class Strategy:
 
 
 IN_BATCH, PEER = "in-batch only", "sentence-transformers, relative margin"
+MORE = f"random, {4 * NEGATIVES} of them"
 OURS = "raymine, rounds, masked"
 # Recall@10, at least so many times as high.
 GOALS = {"random": 1.1, PEER: 1.03}
@@ -50,6 +53,7 @@ FILTERED: dict[str, Any] = {
 STRATEGIES = {
     IN_BATCH: Strategy(),
     "random": Strategy({"random": {"k": 10}}, sample={"strategy": "random"}),
+    MORE: Strategy({"random": {"k": 5 * NEGATIVES}}, sample={"strategy": "random"}, negatives=4 * NEGATIVES),
     "bm25": Strategy({"bm25": {"k": DEPTH}}),
     "naive": Strategy(DENSE),
     PEER: Strategy(),
