@@ -20,7 +20,9 @@ BYTES_PER_CANDIDATE = 200
 TOKEN_BYTES = 8  # ids and mask of the shard in hand and of the one that is tokenised beside it
 
 
-def worker_bytes(size: Size, config: Config, base_bytes: int, tokens_per_document: float) -> float:
+def worker_bytes(
+    size: Size, config: Config, base_bytes: int, tokens_per_document: float, blocks_at_once: int = 1
+) -> float:
     """Memory of the largest worker: what it has loaded, and the largest of what it takes in at a time.
 
     Args:
@@ -28,13 +30,15 @@ def worker_bytes(size: Size, config: Config, base_bytes: int, tokens_per_documen
         config: of the round.
         base_bytes: of a worker that has loaded everything.
         tokens_per_document: that the embedder takes in.
+        blocks_at_once: whose candidates one process works on.
     """
     num_queries = max(1, sum(size.queries))
-    block = max(size.queries, default=0) * size.candidates / num_queries * BYTES_PER_CANDIDATE
+    largest = sum(sorted(size.queries)[-blocks_at_once:])
+    blocks = largest * size.candidates / num_queries * BYTES_PER_CANDIDATE
     vectors = sum(size.documents) * size.dim * 6.0
     search = min(SHARE * config.resources.memory_gb * 1e9, vectors)
     shard = max(size.documents, default=0) * (2 * TOKEN_BYTES * tokens_per_document + 6.0 * size.dim)
-    return base_bytes + max(block, search, shard)
+    return base_bytes + max(blocks, search, shard)
 
 
 def warnings(

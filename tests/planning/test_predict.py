@@ -146,6 +146,8 @@ def test_warnings_come_before_what_cannot_work(tmp_path: Any) -> None:
     small = config(resources={"memory_gb": 0.4, "embed": {"actors": 8, "cpus": 8, "gpus": 1}})
     memory = warn.worker_bytes(SIZE, small, MEASURED.base_bytes, 50.0)
     assert memory == MEASURED.base_bytes + max(100 * 50 * 200, 2500 * 64 * 6, 1000 * (16 * 50 + 6 * 64))
+    many = replace(SIZE, queries=[100, 10_000, 200], candidates=10_300.0 * 50)
+    assert warn.worker_bytes(many, small, 0, 50.0, blocks_at_once=2) == 10_200 * 50 * 200
     executor, cluster = LocalExecutor(), Cluster(64, 8, "T4")
     said = warn.warnings(small, str(tmp_path / "ws"), executor, cluster, memory, 1e18, {"embed": 10**10})
     assert [line.split(":")[0] for line in said] == ["memory", "workers", "disk", "GPU memory"]
