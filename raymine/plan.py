@@ -20,7 +20,7 @@ from raymine.artifacts import Artifacts, Executor, Watcher
 from raymine.config import Config, CorpusConfig, QueriesConfig
 from raymine.embed.sentence_transformer import Description
 from raymine.pipeline import fused
-from raymine.pipeline.base import LIGHT, Context
+from raymine.pipeline.base import Context
 from raymine.pipeline.choose import choose_index
 from raymine.pipeline.dense import index_for
 from raymine.pipeline.run import read_inputs
@@ -324,9 +324,8 @@ def _summed(made: Plan, context: Context, measured: Measured, given: Conditions,
     more = asked.rounds - 1
     tokens = next((step.tokens / max(step.rows, 1) for step in steps if step.step == "embed_documents"), 0.0)
     executor, workspace = context.artifacts.executor, context.artifacts.workspace
-    is_local = executor.cluster is None and asked.cluster is None  # one process, with as many light tasks as CPUs
-    blocks_at_once = executor.resolve(LIGHT, len(given.size.queries)).actors if is_local else 1
-    memory_bytes = warn.worker_bytes(given.size, config, measured.base_bytes, tokens, blocks_at_once or 1)
+    num_blocks = warn.blocks_at_once(executor, asked.cluster, len(given.size.queries))
+    memory_bytes = warn.worker_bytes(given.size, config, measured.base_bytes, tokens, num_blocks)
     return replace(
         made,
         worker_s=total("worker_s"),

@@ -9,7 +9,7 @@ from raymine import storage
 from raymine.artifacts import Executor, Resources
 from raymine.config import Config
 from raymine.errors import ResourceError
-from raymine.pipeline.base import workers
+from raymine.pipeline.base import LIGHT, workers
 from raymine.pipeline.search import search_resources
 from raymine.pipeline.sizes import SHARE
 from raymine.planning.published import Cluster
@@ -20,9 +20,12 @@ BYTES_PER_CANDIDATE = 200
 TOKEN_BYTES = 8  # ids and mask of the shard in hand and of the one that is tokenised beside it
 
 
-def worker_bytes(
-    size: Size, config: Config, base_bytes: int, tokens_per_document: float, blocks_at_once: int = 1
-) -> float:
+def blocks_at_once(executor: Executor, cluster: Cluster | None, num_blocks: int) -> int:
+    """How many blocks' candidates one process works on: the local executor has a task of each CPU in its own."""
+    return (executor.resolve(LIGHT, num_blocks).actors or 1) if _is_local(executor, cluster) else 1
+
+
+def worker_bytes(size: Size, config: Config, base_bytes: int, tokens_per_document: float, num_blocks: int) -> float:
     """Memory of the largest worker: what it has loaded, and the largest of what it takes in at a time.
 
     Args:
@@ -30,10 +33,10 @@ def worker_bytes(
         config: of the round.
         base_bytes: of a worker that has loaded everything.
         tokens_per_document: that the embedder takes in.
-        blocks_at_once: whose candidates one process works on.
+        num_blocks: whose candidates it works on at once.
     """
     num_queries = max(1, sum(size.queries))
-    largest = sum(sorted(size.queries)[-blocks_at_once:])
+    largest = sum(sorted(size.queries)[-num_blocks:])
     blocks = largest * size.candidates / num_queries * BYTES_PER_CANDIDATE
     vectors = sum(size.documents) * size.dim * 6.0
     search = min(SHARE * config.resources.memory_gb * 1e9, vectors)
@@ -78,6 +81,10 @@ def warnings(
     return found
 
 
+def _is_local(executor: Executor, cluster: Cluster | None) -> bool:
+    return executor.cluster is None and cluster is None
+
+
 def _memory(config: Config, executor: Executor, cluster: Cluster | None, memory_bytes: float) -> list[str]:
     budget = config.resources.memory_gb * 1e9
     found = []
@@ -86,7 +93,7 @@ def _memory(config: Config, executor: Executor, cluster: Cluster | None, memory_
             f"memory: a worker takes about {memory_bytes / 1e9:.2f} GB, `resources.memory_gb` is "
             f"{config.resources.memory_gb:g}: raise it, or lower corpus.shard_documents and queries.block_queries"
         )
-    if executor.cluster is None and cluster is None:
+    if _is_local(executor, cluster):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if memory_bytes > there:
             found.append(f"memory: a worker takes about {memory_bytes / 1e9:.2f} GB, the machine has {there / 1e9:.1f}")

@@ -144,11 +144,14 @@ def test_kept_tokens_make_embedding_cheaper() -> None:
 def test_warnings_come_before_what_cannot_work(tmp_path: Any) -> None:
     """Memory over the budget, a disk that is too small, workers that take every CPU, a model larger than its GPU."""
     small = config(resources={"memory_gb": 0.4, "embed": {"actors": 8, "cpus": 8, "gpus": 1}})
-    memory = warn.worker_bytes(SIZE, small, MEASURED.base_bytes, 50.0)
+    memory = warn.worker_bytes(SIZE, small, MEASURED.base_bytes, 50.0, 1)
     assert memory == MEASURED.base_bytes + max(100 * 50 * 200, 2500 * 64 * 6, 1000 * (16 * 50 + 6 * 64))
     many = replace(SIZE, queries=[100, 10_000, 200], candidates=10_300.0 * 50)
-    assert warn.worker_bytes(many, small, 0, 50.0, blocks_at_once=2) == 10_200 * 50 * 200
+    assert warn.worker_bytes(many, small, 0, 50.0, 2) == 10_200 * 50 * 200
     executor, cluster = LocalExecutor(), Cluster(64, 8, "T4")
+    executor.cpus = 4
+    assert [warn.blocks_at_once(executor, None, number) for number in (0, 1, 3)] == [1, 1, 3]
+    assert warn.blocks_at_once(executor, cluster, 3) == 1
     said = warn.warnings(small, str(tmp_path / "ws"), executor, cluster, memory, 1e18, {"embed": 10**10})
     assert [line.split(":")[0] for line in said] == ["memory", "workers", "disk", "GPU memory"]
     assert "8 x 8 CPU = 64 CPUs" in said[1] and "1,000,000,000.0 GB" in said[2]
