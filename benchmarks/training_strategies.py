@@ -18,7 +18,7 @@ class Strategy:
         retrieve: of raymine's config; None: raymine does not mine.
         filters: of raymine's config.
         sample: of raymine's config, besides n.
-        negatives: for each query.
+        negatives: for each query; None: as many as the kind of embedder has.
         rounds: how often it mines; each round trains an equal share of the steps.
         is_masked: what may be an answer by the round's verdicts is masked among a batch's other rows.
         is_distilled: a teacher scores the candidates, and its scores are learned beside the ranking.
@@ -28,7 +28,7 @@ class Strategy:
     retrieve: Mapping[str, Any] | None = None
     filters: Sequence[Mapping[str, Any]] = ()
     sample: Mapping[str, Any] = field(default_factory=dict)
-    negatives: int = NEGATIVES
+    negatives: int | None = None
     rounds: int = 1
     is_masked: bool = False
     is_distilled: bool = False

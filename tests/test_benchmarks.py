@@ -238,7 +238,7 @@ def test_a_teacher_is_asked_of_each_query_in_one_round(modules: Any, tmp_path: P
     (tmp_path / "qrels" / "train.tsv").write_text(
         "\n".join(["query-id\tcorpus-id\tscore", *(f"{each}\t1" for each in judged)])
     )
-    case = training_gain.Case("tiny", tmp_path, tmp_path, tmp_path)
+    case = training_gain.Case("tiny", tmp_path, tmp_path, tmp_path, 8)
     cell = training_gain.Cell(case, "raymine, rounds, distilled", Training(10, seed=3), tmp_path)
     parts = [cell._positives(number).read_text().splitlines()[1:] for number in range(5)]
     assert sorted(line for part in parts for line in part) == sorted(f"{each}\t1" for each in judged)
