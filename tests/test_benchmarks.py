@@ -245,11 +245,34 @@ def test_a_teacher_is_asked_of_each_query_in_one_round(modules: Any, tmp_path: P
     assert {len({line.split()[0] for line in part}) for part in parts} == {4, 5}
 
 
+def test_a_strategy_has_its_own_number_of_negatives_or_the_embedders(modules: Any, tmp_path: Path) -> None:
+    """Two in a further epoch, but 32 where the name says so."""
+    import training_gain
+
+    case = training_gain.Case("tiny", tmp_path, tmp_path, tmp_path, 2)
+    made = {
+        name: training_gain.config(case, tmp_path, training_gain.STRATEGIES[name], 0).select.sample.n
+        for name in ("random", "random, 32 of them")
+    }
+    assert made == {"random": 2, "random, 32 of them": 32}
+
+
 @pytest.mark.parametrize(
-    "strategy", ["raymine, rounds, masked", "raymine, rounds, distilled", "every document, no choice"]
+    ("strategy", "embedder"),
+    [
+        ("raymine, rounds, masked", "static"),
+        ("raymine, rounds, masked", "static-further"),
+        ("raymine, rounds, distilled", "static"),
+        ("every document, no choice", "static"),
+    ],
 )
 def test_a_cell_is_measured_once_and_kept(
-    modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str
+    modules: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    strategy: str,
+    embedder: str,
 ) -> None:
     """A strategy with every piece (filters, a mask or a teacher, rounds) on a few hundred documents."""
     import training_gain
@@ -269,11 +292,15 @@ def test_a_cell_is_measured_once_and_kept(
         "8",
         "--models",
         str(tmp_path / "kept"),
+        "--embedder",
+        embedder,
     ]
     monkeypatch.setattr(sys, "argv", command)
     training_gain.main()
     (kept,) = json.loads(training_gain.RESULT.read_text())["cells"]
-    assert kept["seed"] == 3 and kept["usd"] > 0
+    assert kept["seed"] == 3 and kept["usd"] > 0 and kept["embedder"] == embedder
+    others = tmp_path / "kept" / f"tiny-{embedder}-10000" / "qrels" / "first.tsv"
+    assert bool(others.read_text().splitlines()[1:]) == (embedder == "static")
     assert len(kept["by_round"]) == 3 and kept["by_round"][-1]["R@10"] == kept["R@10"]
     assert 0 < sum(each.get("rows", 0) for each in kept["by_round"]) <= kept["steps"] * 8 + 7
     assert "tiny" in capsys.readouterr().out
