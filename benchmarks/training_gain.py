@@ -93,11 +93,11 @@ class Embedder:
         return "train" if self.others is None else "first"
 
 
-# The learning rates of static ones, for all sets, are those that random negatives do best with: the Recall@10 of squad,
-# medquad and wordnet was 0.590, 0.785 and 0.330 at 0.1, 0.602, 0.791 and 0.327 at 0.2, and no better at 0.4 (batches of
-# 32, one seed, a plain loop in place of the trainer). In the further epoch medquad had 0.688, 0.699 and 0.700 at 0.02,
-# 0.05 and 0.1, squad 0.605, 0.611 and 0.605, wordnet 0.381 and 0.364 at 0.05 and 0.1, from 0.348; by the trainer,
-# from an embedder of its own, 0.382 at 0.01 and 0.362 at 0.05, from 0.382.
+# A static one's learning rate, for all sets: with random negatives the Recall@10 of squad, medquad and wordnet was
+# 0.590, 0.785 and 0.330 at 0.1, 0.602, 0.791 and 0.327 at 0.2, and no better at 0.4 (batches of 32, one seed, a plain
+# loop in place of the trainer). Of the further epoch in that loop: medquad 0.688, 0.699 and 0.700 at 0.02, 0.05 and
+# 0.1, squad 0.605, 0.611 and 0.605, wordnet 0.381 and 0.364 at 0.05 and 0.1. By the trainer, wordnet's embedder is
+# better to begin with, 0.382, and 0.05 is too high for random negatives: 0.382 at 0.01, 0.362 at 0.05.
 EMBEDDERS = {
     "static": Embedder(models.train_static, 1 / 3, 0.2),
     "static-further": Embedder(models.train_static, None, 0.05, negatives=2),
