@@ -237,7 +237,8 @@ class Cell:
             begin, out = time.perf_counter(), self.folder / f"round-{number + 1}"
             taken, end = (self.how.steps * each // num_rounds for each in (number, number + 1))
             how, rows = replace(self.how, steps=end - taken), lesson.rows
-            loop.train(str(checkpoint), rows, str(out), how, lesson.loss, taken, self.how.steps)
+            batches = self._batches(checkpoint, rows)
+            loop.train(str(checkpoint), rows, str(out), how, lesson.loss, taken, self.how.steps, batches)
             train_s = time.perf_counter() - begin
             cost = {"mine_s": round(lesson.mine_s, 2), "train_s": round(train_s, 2), "rows": len(lesson.rows)}
             checkpoint = out
@@ -273,6 +274,14 @@ class Cell:
         begin, masked = time.perf_counter(), online.false_negatives(mined)
         seconds = lesson.mine_s + time.perf_counter() - begin
         return Lesson(rows, seconds, lambda model: online.MaskedInBatchLoss(model, masked))
+
+    def _batches(self, checkpoint: Path, rows: Any) -> online.ClusterBatches | None:
+        """How a round's rows come into batches; None: by chance."""
+        group_size = STRATEGIES[self.strategy].group_size
+        if group_size is None:
+            return None
+        vectors = SentenceTransformer(str(checkpoint)).encode_query(rows["anchor"])
+        return online.ClusterBatches.of_vectors(rows, vectors, seed=self.how.seed, group_size=group_size)
 
     def _positives(self, number: int) -> Path:
         """Those of the queries whose turn it is: a teacher, most of the cost, is asked of no others."""

@@ -22,6 +22,7 @@ class Strategy:
         rounds: how often it mines; each round trains an equal share of the steps.
         is_masked: what may be an answer by the round's verdicts is masked among a batch's other rows.
         is_distilled: a teacher scores the candidates, and its scores are learned beside the ranking.
+        group_size: of the queries in a batch, so many resemble each other; None: a batch is drawn by chance.
         is_limit: every document of the corpus is a negative in every step; for static embedders only.
     """
 
@@ -32,6 +33,7 @@ class Strategy:
     rounds: int = 1
     is_masked: bool = False
     is_distilled: bool = False
+    group_size: int | None = None
     is_limit: bool = False
 
 
@@ -60,6 +62,7 @@ STRATEGIES = {
     "raymine": Strategy(**FILTERED),
     "raymine, rounds": Strategy(**FILTERED, rounds=ROUNDS),
     OURS: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
+    "raymine, ten rounds, groups": Strategy(**FILTERED, rounds=2 * ROUNDS, is_masked=True, group_size=4),
     # A teacher scores all that is left of the candidates: 1.1 million pairs of all rounds' queries with DEPTH.
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True

@@ -54,6 +54,7 @@ def train(
     loss: Callable[[Any], Any] | None = None,
     taken: int = 0,
     in_all: int | None = None,
+    batches: Callable[..., Any] | None = None,
 ) -> None:
     """Trains a checkpoint on a round's rows, with in-batch negatives besides those of the rows.
 
@@ -66,6 +67,8 @@ def train(
         loss: makes the loss from the model, e.g. one of raymine.online; None: MultipleNegativesRankingLoss.
         taken: steps of the rounds before; if any, optimizer and learning rate go on as `model` has them.
         in_all: steps of all rounds; None: how.steps.
+        batches: makes the sampler of the batches, as the trainer's `batch_sampler` does, e.g.
+            raymine.online.ClusterBatches; None: by chance.
     """
     import torch
     from sentence_transformers import (
@@ -74,9 +77,10 @@ def train(
         SentenceTransformerTrainingArguments,
         losses,
     )
+    from sentence_transformers.training_args import BatchSamplers
     from transformers import get_linear_schedule_with_warmup
 
-    names = ("anchor", "positive", "label") if loss else ("anchor", "positive")
+    names = ("anchor", "positive", "label") if loss or batches else ("anchor", "positive")
     columns = [name for name in rows.column_names if name in names or name.startswith("negative")]
     trained = SentenceTransformer(model)
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,6 +90,7 @@ def train(
             per_device_train_batch_size=how.batch_size,
             learning_rate=how.learning_rate,
             seed=how.seed,
+            batch_sampler=batches or BatchSamplers.BATCH_SAMPLER,
             save_strategy="no",
             report_to="none",
             dataloader_pin_memory=torch.cuda.is_available(),

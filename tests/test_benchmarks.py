@@ -262,6 +262,7 @@ def test_a_strategy_has_its_own_number_of_negatives_or_the_embedders(modules: An
     [
         ("raymine, rounds, masked", "static"),
         ("raymine, rounds, masked", "static-further"),
+        ("raymine, ten rounds, groups", "static-further"),
         ("raymine, rounds, distilled", "static"),
         ("every document, no choice", "static"),
     ],

@@ -16,6 +16,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from raymine import loop as loops
+from raymine import online
 from raymine.config_file import make_config
 from raymine.errors import ConfigError
 from raymine.evaluate import evaluate
@@ -128,6 +129,26 @@ def test_rounds_are_one_training(static_model: str, tmp_path: Path) -> None:
     once, first, twice = (SentenceTransformer(path, device="cpu")[0].embedding.weight.detach() for path in paths)
     np.testing.assert_allclose(once, twice, atol=1e-5)
     assert abs(once - first).max() > 0.01
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_batches_are_made_as_told(static_model: str, tmp_path: Path, is_masked: bool) -> None:
+    """Groups of one cluster each, of a data set whose label tells its queries, whichever loss there is."""
+    texts, made = [f"word{n} question" for n in range(32)], []
+    columns = {"anchor": texts, "positive": [f"{text} answered" for text in texts]}
+    rows = Dataset.from_dict({**columns, "label": [[n, n] for n in range(32)]})
+    batches = online.ClusterBatches(np.arange(32), np.arange(32) % 4, group_size=4)
+
+    def recorded(*given: Any, **named: Any) -> Any:
+        made.append(batches(*given, **named))
+        return made[-1]
+
+    nothing = online.FalseNegatives(np.empty(0, np.int64), np.empty(0, np.int64))
+    loss = (lambda model: online.MaskedInBatchLoss(model, nothing)) if is_masked else None
+    loops.train(static_model, rows, str(tmp_path / "out"), Training(2, batch_size=16), loss, batches=recorded)
+    (sampler,) = made
+    groups = np.concatenate(list(sampler)).reshape(-1, 4) % 4
+    assert (sampler.batch_size, len(groups)) == (16, 8) and (groups == groups[:, :1]).all()
 
 
 def test_the_job_runs(data: Path, static_model: str, tmp_path: Path) -> None:

@@ -31,6 +31,41 @@ def test_every_row_once_in_batches_of_one_cluster(clusters, batch_size, drop_las
     assert pure >= sum(clusters.count(cluster) // batch_size for cluster in set(clusters))
 
 
+@given(
+    clusters=st.lists(st.integers(0, 5), max_size=60),
+    group_size=st.integers(1, 4),
+    groups_per_batch=st.integers(1, 4),
+    drop_last=st.booleans(),
+)
+def test_batches_of_groups(clusters, group_size, groups_per_batch, drop_last):
+    """Every row once; as many groups of one cluster as fit stand whole in the batches, which mix clusters."""
+    batch_size = group_size * groups_per_batch
+    sampler = ClusterBatchSampler(np.array(clusters, np.int64), batch_size, drop_last, 4, group_size)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    rows = [row for batch in batches for row in batch]
+    left_out = len(clusters) % batch_size if drop_last else 0
+    assert len(rows) == len(set(rows)) == len(clusters) - left_out and set(rows) <= set(range(len(clusters)))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    groups = [rows[start : start + group_size] for start in range(0, len(rows), group_size)]
+    pure = sum(len(group) == group_size and len({clusters[row] for row in group}) == 1 for group in groups)
+    assert pure >= sum(clusters.count(cluster) // group_size for cluster in set(clusters)) - left_out // group_size
+
+
+def test_groups_of_clusters_are_mixed():
+    """Of 400 rows in 5 clusters a batch of 8 groups has more than one cluster; without groups it has one."""
+    clusters = np.arange(400) % 5
+    of_groups, whole = (list(ClusterBatchSampler(clusters, 32, True, 0, size)) for size in (4, None))
+    assert all(len({clusters[row] for row in batch}) > 1 for batch in of_groups)
+    pure = sum(len({clusters[row] for row in batch}) == 1 for batch in whole)
+    assert pure == 5 * (80 // 32)
+
+
+def test_groups_without_rows_are_an_error():
+    with pytest.raises(InputError, match="group_size=0"):
+        ClusterBatches(np.arange(2), np.zeros(2, np.int64), group_size=0)
+
+
 def test_seed_and_epoch_decide():
     """Two samplers agree (each process of a distributed run makes its own); epochs and seeds differ."""
     clusters = np.arange(400) % 5
@@ -80,5 +115,7 @@ def test_vectors_cluster_the_rows_queries():
     vectors = np.random.default_rng(1).normal(size=(600, 6)).astype(np.float32)
     batches = ClusterBatches.of_vectors(rows, vectors)
     assert len(set(batches.clusters.tolist())) == 3
+    of_groups = ClusterBatches.of_vectors(rows, vectors, group_size=40)
+    assert len(set(of_groups.clusters.tolist())) == 3 and of_groups(rows, 80, False).group_size == 40
     sampler = batches(rows, 4, False)
     assert np.array_equal(sampler.clusters[::2], sampler.clusters[1::2])
