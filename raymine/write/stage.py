@@ -1,7 +1,8 @@
 """WriteShard: the training shard of one query block in one format.
 
 Rows are made and written for GROUP_QUERIES queries at a time: a text is repeated in every row that it stands in, so a
-whole block of long documents and many negatives would be several times the size of its texts.
+whole block of long documents and many negatives would be several times the size of its texts. Until then a document is
+the position of its text among those of the block, each of which is there once.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Counts:
 
 
 def whole_group(block: Block, score: str | None, counts: Counts, needs_texts: bool = True) -> Group:
-    """A block as one group: who stands where, without forbidden pairs.
+    """A block as one group: who stands where, without forbidden pairs. Its ids and texts of documents are dictionaries,
+    for `groups` to cut and decode.
 
     Args:
         block: the tables.
@@ -74,13 +76,14 @@ def whole_group(block: Block, score: str | None, counts: Counts, needs_texts: bo
     Raises:
         ValueError: the text of an emitted document is not there.
     """
+    documents = _Documents.of(block.texts, needs_texts)
     is_emitted = block.shortfall["is_emitted"].to_numpy()
     is_positive = pc.greater(block.verdicts["relevance"], 0).fill_null(False)
     emitted = is_emitted[block.verdicts["query_row"].to_numpy() - block.first_row]
     rows = block.verdicts.filter(pc.and_(is_positive, pa.array(emitted)))
-    positives = _side(block, rows, score, counts, needs_texts)
+    positives = _side(rows, block.first_row, documents, score, counts)
     emitted = is_emitted[block.negatives["query_row"].to_numpy() - block.first_row]
-    negatives = _side(block, block.negatives.filter(pa.array(emitted)), score, counts, needs_texts)
+    negatives = _side(block.negatives.filter(pa.array(emitted)), block.first_row, documents, score, counts)
     asked = block.shortfall.slice(0, 1).select(["num_negatives", "num_missing"]).to_pylist()
     return Group(
         block.queries["query_id"].combine_chunks(),
@@ -93,20 +96,42 @@ def whole_group(block: Block, score: str | None, counts: Counts, needs_texts: bo
 
 
 @dataclass(frozen=True)
+class _Documents:
+    """Documents that a block emits, in any order.
+
+    Args:
+        doc_row: int64 [n].
+        doc_id: string [n].
+        text: large_string [n].
+        is_wanted: bool [n], whether a document may be part of a row, by its text.
+    """
+
+    doc_row: NDArray[np.int64]
+    doc_id: pa.Array
+    text: pa.Array
+    is_wanted: NDArray[np.bool_]
+
+    @staticmethod
+    def of(texts: pa.Table, needs_texts: bool) -> _Documents:
+        is_empty = pc.or_(pc.equal(pc.binary_length(texts["text"]), 0), pc.utf8_is_space(texts["text"]))
+        is_wanted = pc.fill_null(pc.invert(is_empty), not needs_texts).to_numpy()
+        doc_id, text = (texts[name].combine_chunks() for name in ("doc_id", "text"))
+        return _Documents(texts["doc_row"].to_numpy(), doc_id, text, is_wanted)
+
+
+@dataclass(frozen=True)
 class _Found:
     side: Side
     doc_row: NDArray[np.int64]
 
 
-def _side(block: Block, rows: pa.Table, score: str | None, counts: Counts, needs_texts: bool) -> _Found:
+def _side(rows: pa.Table, first_row: int, documents: _Documents, score: str | None, counts: Counts) -> _Found:
     """Those of some positives or negatives that have a text (or, if it need not, a vector only) and a score."""
     doc_row = rows["doc_row"].to_numpy()
-    where = positions(block.texts["doc_row"].to_numpy(), doc_row)
+    where = positions(documents.doc_row, doc_row)
     if (where < 0).any():
         raise ValueError(f"the texts of {int((where < 0).sum())} emitted documents were not fetched")
-    text = block.texts["text"].take(pa.array(where)).combine_chunks()
-    is_filled = pc.not_equal(pc.utf8_trim_whitespace(text), "")
-    has_text = pc.fill_null(is_filled, not needs_texts).to_numpy(zero_copy_only=False)
+    has_text = documents.is_wanted[where]
     known = np.zeros(len(rows), np.float32)
     if score is not None:
         known = pc.fill_null(rows[f"{score}_score"], float("nan")).to_numpy().astype(np.float32)
@@ -114,9 +139,9 @@ def _side(block: Block, rows: pa.Table, score: str | None, counts: Counts, needs
     counts.num_without_text += int(np.count_nonzero(~has_text))
     counts.num_without_score += int(np.count_nonzero(has_text & ~has_score))
     stays = np.flatnonzero(has_text & has_score)
-    query = rows["query_row"].to_numpy()[stays] - block.first_row
-    doc_id = block.texts["doc_id"].take(pa.array(where[stays])).combine_chunks()
-    return _Found(Side(query, doc_id, text.take(pa.array(stays)), known[stays]), doc_row[stays])
+    query, at = rows["query_row"].to_numpy()[stays] - first_row, pa.array(where[stays])
+    doc_id, text = (pa.DictionaryArray.from_arrays(at, column) for column in (documents.doc_id, documents.text))
+    return _Found(Side(query, doc_id, text, known[stays]), doc_row[stays])
 
 
 def _allowed(block: Block, positives: _Found, negatives: _Found) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -133,7 +158,7 @@ def _allowed(block: Block, positives: _Found, negatives: _Found) -> tuple[NDArra
 
 
 def groups(group: Group, size: int = GROUP_QUERIES) -> Iterator[Group]:
-    """Cuts a group into groups of `size` queries."""
+    """Cuts what `whole_group` made into groups of `size` queries."""
     for start in range(0, max(len(group.query_ids), 1), size):
         stop = start + size
         positives, first_positive = _slice(group.positives, start, stop)
@@ -145,9 +170,9 @@ def groups(group: Group, size: int = GROUP_QUERIES) -> Iterator[Group]:
 
 
 def _slice(side: Side, start: int, stop: int) -> tuple[Side, int]:
-    """The part of a side that belongs to the queries start <= query < stop, and where it begins."""
+    """The part of a side that belongs to the queries start <= query < stop, decoded, and where it begins."""
     begin, end = (int(value) for value in np.searchsorted(side.query, [start, stop]))
-    doc_id, text = (column.slice(begin, end - begin) for column in (side.doc_id, side.text))
+    doc_id, text = (column.slice(begin, end - begin).dictionary_decode() for column in (side.doc_id, side.text))
     return Side(side.query[begin:end] - start, doc_id, text, side.score[begin:end]), begin
 
 

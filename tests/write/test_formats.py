@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from write_cases import Case
 
@@ -107,6 +108,27 @@ def test_groups_change_nothing(name, size):
     whole = whole_group(case.block(), "teacher" if scores else None, Counts())
     parts = [FORMATS[name].make(part, scores).table.to_pylist() for part in groups(whole, size)]
     assert close([row for part in parts for row in part]) == close(case.rows(name, scores))
+
+
+def test_a_text_is_repeated_in_the_rows_of_a_group_only():
+    """A block's documents point at its texts, each of which is there once; a group's are texts."""
+    block = Case(3).block()
+    whole = whole_group(block, None, Counts())
+    for side in (whole.positives, whole.negatives):
+        assert len(side.text.dictionary) == len(side.doc_id.dictionary) == block.texts.num_rows
+    for group in groups(whole, 2):
+        assert group.negatives.text.type == pa.large_string() and group.negatives.doc_id.type == pa.string()
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n", "\u00a0\u2003", None, "a", " a ", "\u200b"])
+@pytest.mark.parametrize("needs_texts", [True, False])
+def test_documents_without_text_are_left_out(text, needs_texts):
+    """Empty ones and white space always; those that are vectors only where texts are needed."""
+    case = Case(3)
+    case.text = lambda doc: text
+    whole = whole_group(case.block(), None, Counts(), needs_texts)
+    is_left_out = needs_texts if text is None else not text.strip()
+    assert (len(whole.negatives) == 0) == is_left_out
 
 
 def test_what_is_left_out_is_counted():
