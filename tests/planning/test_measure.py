@@ -61,6 +61,23 @@ def result(name: str, seconds: list[float]) -> StepResult:
     return StepResult(Step(name, Any, {}, None, tasks, unit="documents"), done, 0, 0.0)
 
 
+def test_what_embeds_in_no_time_is_measured_thrice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The median counts; what takes longer, or is none of the embedder's on a CPU, is as it was."""
+    again = iter([0.9, 0.3])
+    monkeypatch.setattr("raymine.planning.measure.embedding.embed_step", lambda context, side, shards, embedder: side)
+    fresh = SimpleNamespace(run=lambda side: result(f"again for {side}", [next(again)]))
+    found = [result(name, seconds) for name, seconds in STEPS.items()]
+    job = SimpleNamespace(embedder={"dim": 8})
+    measuring: Any = SimpleNamespace(job=job, _folder=lambda: "", _context=lambda folder, tables: fresh)
+    made: Any = Sample(SimpleNamespace(results=list(found), tables=Tables()), {}, 1.0)
+    Measuring._steady(measuring, made)
+    assert made.context.results[1:] == found[1:]
+    assert made.context.results[0].done[0].ledger["wall_s"] == 0.3
+
+
+STEPS = {"embed_queries": [0.1, 0.15], "embed_documents": [0.5, 0.6], "prefilter": [0.1]}
+
+
 def test_a_start_is_what_the_first_sample_took_beyond_its_rate() -> None:
     """Shared by the workers that started; a step of one task has one, whoever else is idle."""
     tables = Tables(corpus=[Shard("", 100, 0, "")] * 4, queries=[Shard("", 5, 0, "")] * 2)
