@@ -17,8 +17,9 @@
     trainer.train()
 
 Every document of a batch is a negative of all queries but its own; what raymine's verdicts say may be an answer of one
-of them is masked. `ClusterBatches` puts queries that resemble each other into one batch, so that these negatives are
-hard; `MemoryBankLoss` adds the documents of past batches. Each piece works without the others.
+of them is masked. `ClusterBatches` puts queries that resemble each other into one batch, all of them or a few at a time
+(`group_size`), so that these negatives are hard; `MemoryBankLoss` adds the documents of past batches. Each piece works
+without the others.
 """
 
 from __future__ import annotations
