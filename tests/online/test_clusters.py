@@ -11,6 +11,17 @@ from raymine.online import ClusterBatches
 from raymine.online.clusters import ClusterBatchSampler, cluster_numbers
 
 
+def whole_epoch(sampler):
+    """The batches of an epoch: every row once, and only the last batch may be short, or left out."""
+    batches, num_rows, size = list(sampler), len(sampler.clusters), sampler.batch_size
+    assert len(batches) == len(sampler)
+    rows = [row for batch in batches for row in batch]
+    left_out = num_rows % size if sampler.drop_last else 0
+    assert len(rows) == len(set(rows)) == num_rows - left_out and set(rows) <= set(range(num_rows))
+    assert all(len(batch) == size for batch in batches[:-1])
+    return batches
+
+
 @given(
     clusters=st.lists(st.integers(-3, 5), max_size=60),
     batch_size=st.integers(1, 9),
@@ -21,12 +32,7 @@ def test_every_row_once_in_batches_of_one_cluster(clusters, batch_size, drop_las
     """As many batches of one cluster as fit; what is left follows, and only the last batch may be short."""
     sampler = ClusterBatchSampler(np.array(clusters, np.int64), batch_size, drop_last, seed=4)
     sampler.set_epoch(epoch)
-    batches = list(sampler)
-    assert len(batches) == len(sampler)
-    rows = [row for batch in batches for row in batch]
-    left_out = len(clusters) % batch_size if drop_last else 0
-    assert len(rows) == len(set(rows)) == len(clusters) - left_out and set(rows) <= set(range(len(clusters)))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
+    batches = whole_epoch(sampler)
     pure = sum(len({clusters[row] for row in batch}) == 1 for batch in batches if len(batch) == batch_size)
     assert pure >= sum(clusters.count(cluster) // batch_size for cluster in set(clusters))
 
@@ -41,15 +47,15 @@ def test_batches_of_groups(clusters, group_size, groups_per_batch, drop_last):
     """Every row once; as many groups of one cluster as fit stand whole in the batches, which mix clusters."""
     batch_size = group_size * groups_per_batch
     sampler = ClusterBatchSampler(np.array(clusters, np.int64), batch_size, drop_last, 4, group_size)
-    batches = list(sampler)
-    assert len(batches) == len(sampler)
+    batches = whole_epoch(sampler)
     rows = [row for batch in batches for row in batch]
-    left_out = len(clusters) % batch_size if drop_last else 0
-    assert len(rows) == len(set(rows)) == len(clusters) - left_out and set(rows) <= set(range(len(clusters)))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
     groups = [rows[start : start + group_size] for start in range(0, len(rows), group_size)]
     pure = sum(len(group) == group_size and len({clusters[row] for row in group}) == 1 for group in groups)
-    assert pure >= sum(clusters.count(cluster) // group_size for cluster in set(clusters)) - left_out // group_size
+    assert (
+        pure
+        >= sum(clusters.count(cluster) // group_size for cluster in set(clusters))
+        - (len(clusters) - len(rows)) // group_size
+    )
 
 
 def test_groups_of_clusters_are_mixed():

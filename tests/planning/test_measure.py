@@ -62,6 +62,9 @@ def result(name: str, seconds: list[float]) -> StepResult:
     return StepResult(Step(name, Any, {}, None, tasks, unit="documents"), done, 0, 0.0)
 
 
+STEPS = {"embed_queries": [0.1, 0.15], "embed_documents": [0.5, 0.6], "rescore": [0.2], "prefilter": [0.1]}
+
+
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_what_takes_no_time_is_measured_thrice(executor: str) -> None:
     """The median counts; what takes longer, the teacher's and all on Ray is as it was. Kept tokens are not found."""
@@ -83,9 +86,6 @@ def test_what_takes_no_time_is_measured_thrice(executor: str) -> None:
     as_it_was = [pytest.approx(sum(seconds)) for seconds in STEPS.values()]
     assert seconds == (as_it_was if executor == "ray" else [0.3, *as_it_was[1:3], 0.1])
     assert tokens == ([] if executor == "ray" else ["new/tokens", "new/tokens", None, None])
-
-
-STEPS = {"embed_queries": [0.1, 0.15], "embed_documents": [0.5, 0.6], "rescore": [0.2], "prefilter": [0.1]}
 
 
 def test_a_start_is_what_the_first_sample_took_beyond_its_rate() -> None:
