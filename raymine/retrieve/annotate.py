@@ -3,7 +3,7 @@ the traits that filters go by (its cluster, its metadata).
 
 A candidate that dense search found has its score from there; the others get theirs here.
 
-A pass over document shards: each shard's texts and vectors are read once, and only the rows that pairs ask for are
+A pass over document shards: each shard's hashes and vectors are read once, and only the rows that pairs ask for are
 touched. The dense score is the one of exact search (topk.pair_scores), so a candidate that another source found scores
 as if dense search had found it, to the bit.
 
@@ -25,15 +25,19 @@ from raymine.lookup import positions, rows_of
 from raymine.retrieve.base import score_pairs
 from raymine.vectors import VectorBlocks, Vectors, read_vectors
 
+EMPTY_HASH = schemas.text_hash(schemas.fold(""))
+
 
 def document_notes(corpus: pa.Table) -> pa.Table:
     """fold_hash and is_empty of each document of a shard: empty is a text of nothing but white space, not a null one.
 
+    The hash tells (a text of white space folds to none), so no text is read.
+
     Args:
-        corpus: columns text and fold_hash of CORPUS.
+        corpus: column fold_hash of CORPUS.
     """
-    is_blank = pc.equal(pc.utf8_trim_whitespace(corpus["text"]), "")
-    return pa.table({"fold_hash": corpus["fold_hash"], "is_empty": pc.fill_null(is_blank, False)})
+    hashes = corpus["fold_hash"]
+    return pa.table({"fold_hash": hashes, "is_empty": pc.equal(hashes, pa.scalar(EMPTY_HASH, hashes.type))})
 
 
 def with_trait(documents: pa.Table, name: str, rows: NDArray[np.int64], values: pa.ChunkedArray) -> pa.Table:
@@ -112,7 +116,7 @@ class Annotate:
         return Record([shard], rows_in=shard.num_rows, rows_out=shard.num_rows)
 
     def _documents(self, task: Task) -> pa.Table:
-        documents = document_notes(storage.read_table(task.inputs["corpus"], ["text", "fold_hash"]))
+        documents = document_notes(storage.read_table(task.inputs["corpus"], ["fold_hash"]))
         for name in self.traits:
             path = task.inputs["clusters" if name == "cluster" else "metadata"]
             if path is None:
