@@ -41,7 +41,7 @@ from raymine.storage import HashCache, Shard
 from raymine.vectors import read_vectors
 
 SAMPLE_S = 5.0  # a sample that takes as long is large enough
-STEADY_S, TIMES = 1.0, 3  # a step of the largest sample that takes less is done so often, and the median counts
+STEADY_S, TIMES = 1.0, 3  # a step of a sample that takes less is done so often, and the median counts
 SEARCHED_QUERIES, SEARCHED_SHARD = 8192, 16384
 BM25_DOCUMENTS, BM25_QUERIES = 8192, 16384
 SEARCHED_OPERATIONS = 2e12  # multiplications and additions of the largest measured exact search: some 3 s of two cores
@@ -147,8 +147,8 @@ class Measuring:
         compiled_s = self._load_compiled()
         few, *between, largest = self._grow()
         more = self._mine(round(largest.units["documents"]), round(few.units["queries"]))
-        self._steady(largest)
         for each in (few, more, *between, largest):
+            self._steady(each)
             self._see(each)
         self._search_apart(largest)
         kept_tokens, kept_bytes = self._keep_tokens(largest)
@@ -234,14 +234,23 @@ class Measuring:
         Not the teacher's, which would find its scores; none of a GPU's, which has more to get ready; and none on Ray,
         which starts workers for every step.
         """
-        tables = made.context.tables
+        results, tables = made.context.results, made.context.tables
         if self.executor.name != "local":
             return
-        for number, result in enumerate(made.context.results):
-            is_cpu = all(done.ledger["device"] == "cpu" for done in result.done)
-            if result.step.name != "rescore" and is_cpu and _seconds(result) <= STEADY_S:
-                found = [result, *(self._again(result, tables) for _ in range(TIMES - 1))]
-                made.context.results[number] = sorted(found, key=_seconds)[TIMES // 2]
+        short = [
+            number
+            for number, result in enumerate(results)
+            if result.step.name != "rescore"
+            and all(done.ledger["device"] == "cpu" for done in result.done)
+            and _seconds(result) <= STEADY_S
+        ]
+        found = {number: [results[number]] for number in short}
+        # One after the other, as in a round: thrice in a row, a step finds its memory at hand and takes less.
+        for _ in range(TIMES - 1):
+            for number in short:
+                found[number].append(self._again(results[number], tables))
+        for number in short:
+            results[number] = sorted(found[number], key=_seconds)[TIMES // 2]
 
     def _again(self, result: StepResult, tables: Tables) -> StepResult:
         """A step of a sample, in a folder of its own, where nothing is made."""
