@@ -54,6 +54,7 @@ DRIVERS: dict[str, tuple[str, ...]] = {
     "search_part": PAIRS,
     "search_shards": PAIRS,
     "search_bm25": ("documents", *PAIRS),  # a part's postings are read and weighted before a query is asked
+    "annotate_candidates": ("candidates",),  # of a document that no candidate is, it reads no more than a hash
     "rescore": SCORED,
 }
 NOISE_S = 0.02  # of a task's seconds, whatever their number: what small ones scatter by on a shared machine
