@@ -30,7 +30,7 @@ from raymine.planning.calibration import Measure, calibrate, in_a_program_of_its
 from raymine.planning.measure import Measured
 from raymine.planning.predict import Conditions, StepPlan
 from raymine.planning.published import Cluster
-from raymine.planning.size import Size, candidates_per_query, cut, of_tables
+from raymine.planning.size import Size, candidates_per_query, cut, of_tables, positives_per_query
 from raymine.storage import HashCache
 
 WORTH_SAYING, WORTH_SAYING_S = 0.9, 1.0  # share of embedding with kept tokens, and seconds that they save, at least
@@ -240,16 +240,16 @@ def _index(
 
 def _size(context: Context, measured: Measured, asked: Variation, num_documents: int, num_queries: int) -> Size:
     config, tables = context.config, context.tables
-    positives = sum(shard.num_rows for shard in tables.positives) / max(1, tables.num_queries)
+    positives, negatives = positives_per_query(tables), config.select.sample.n
     most = candidates_per_query(config) + positives
     candidates = measured.overlap.candidates(num_documents, num_queries, most)
     scored = candidates * measured.overlap.scored_share
     dim = context.facts.get("dim") or 0
     if asked.is_the_round:
-        return of_tables(tables, candidates, scored, dim)
+        return of_tables(tables, candidates, scored, dim, negatives)
     documents = cut(num_documents, (config.corpus or CorpusConfig(path="")).shard_documents)
     queries = cut(num_queries, (config.queries or QueriesConfig(path="")).block_queries)
-    return Size(documents, queries, candidates, scored, dim)
+    return Size(documents, queries, candidates, scored, dim, negatives + positives)
 
 
 def _known_scores(context: Context, found: dict[str, reuse.Found], size: Size) -> float:

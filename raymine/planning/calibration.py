@@ -25,7 +25,7 @@ from raymine.models import local_model
 from raymine.pipeline.base import Context
 from raymine.planning.measure import Job, Measured, tables_to_json
 
-VERSION = 9  # raised when what is measured changes
+VERSION = 10  # raised when what is measured changes
 Measure = Callable[[Job], Measured]
 
 

@@ -54,6 +54,7 @@ DRIVERS: dict[str, tuple[str, ...]] = {
     "search_part": PAIRS,
     "search_shards": PAIRS,
     "search_bm25": ("documents", *PAIRS),  # a part's postings are read and weighted before a query is asked
+    "fetch_texts": ("documents", "texts"),
     "annotate_candidates": ("candidates",),  # of a document that no candidate is, it reads no more than a hash
     "rescore": SCORED,
 }
@@ -66,7 +67,8 @@ class Point:
 
     Args:
         units: documents, queries, pairs (of a document and a query), candidates, scored (pairs of the teacher), lists
-            (documents times centroids), and tasks of this step.
+            (documents times centroids), texts (documents that blocks ask for, if each were as likely as the other), and
+            tasks of this step.
         seconds: of its workers.
         tokens: that a model or BM25 took in.
         num_bytes: written.

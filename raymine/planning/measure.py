@@ -207,7 +207,7 @@ class Measuring:
         drawn = sample.draw(self.tables, num_documents, num_queries)
         tables = sample.write(self.tables, drawn, f"{folder}/sample")
         context = self._context(folder, tables)
-        size = of_tables(tables, 0, 0, context.facts.get("dim") or 0)
+        size = of_tables(tables, 0, 0, context.facts.get("dim") or 0, self.config.select.sample.n)
         begin = time.perf_counter()
         run_steps(context, self.job.embedder)
         seconds = time.perf_counter() - begin

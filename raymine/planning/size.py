@@ -36,6 +36,7 @@ class Size:
         candidates: of all queries, united.
         scored: pairs that the teacher is given.
         dim: of the vectors; 0: none.
+        selected: documents that a query trains on, its negatives and its positives.
     """
 
     documents: Sequence[int]
@@ -43,6 +44,7 @@ class Size:
     candidates: float
     scored: float
     dim: int = 0
+    selected: float = 0.0
 
     @property
     def units(self) -> dict[str, float]:
@@ -55,6 +57,7 @@ class Size:
             "candidates": self.candidates,
             "scored": self.scored,
             "lists": num_documents * LISTS_PER_ROOT * math.sqrt(num_documents),
+            "texts": sum(_distinct(num_documents, self.selected * count) for count in self.queries),
         }
 
     def tasks(self, name: str, spread: str, config: Config) -> int:
@@ -91,10 +94,20 @@ def search_limits(name: str, config: Config, dim: int) -> Limits:
     return exact_limits(memory_gb, dim, dense.k)
 
 
-def of_tables(tables: Tables, candidates: float, scored: float, dim: int) -> Size:
-    """The size of a round whose inputs are read."""
+def _distinct(num_documents: float, num_drawn: float) -> float:
+    """Documents among so many draws, each as likely as the other: what several queries of a block ask for is one."""
+    return num_documents * -math.expm1(-num_drawn / max(num_documents, 1))
+
+
+def of_tables(tables: Tables, candidates: float, scored: float, dim: int, negatives: int = 0) -> Size:
+    """The size of a round whose inputs are read, and that selects so many negatives for each query."""
     documents, queries = ([shard.num_rows for shard in table] for table in (tables.corpus, tables.queries))
-    return Size(documents, queries, candidates, scored, dim)
+    return Size(documents, queries, candidates, scored, dim, negatives + positives_per_query(tables))
+
+
+def positives_per_query(tables: Tables) -> float:
+    """Positives of each query, on average."""
+    return sum(shard.num_rows for shard in tables.positives) / max(1, tables.num_queries)
 
 
 def cut(count: int, most: int) -> list[int]:

@@ -13,11 +13,13 @@ SAMPLES = [(500, 20), (2000, 20), (2000, 80)]
 
 
 def units(documents: int, queries: int, tasks: int = 4) -> dict[str, float]:
-    size = Size([documents], [queries], 50.0 * queries, 40.0 * queries)
+    size = Size([documents], [queries], 50.0 * queries, 40.0 * queries, selected=9.0)
     return {**size.units, "tasks": float(tasks)}
 
 
-@pytest.mark.parametrize("name", ["embed_documents", "embed_queries", "search_bm25", "rescore", "annotate_candidates"])
+@pytest.mark.parametrize(
+    "name", ["embed_documents", "embed_queries", "search_bm25", "rescore", "select", "fetch_texts"]
+)
 def test_planted_costs_are_found(name: str) -> None:
     """Seconds, tokens and bytes that grow by known rates are foretold exactly at a hundred times the size."""
     draw = np.random.default_rng(0)
@@ -100,6 +102,14 @@ def test_samples_grow_to_a_tenth() -> None:
     ]
     assert sample_sizes(140, 27, 54) == [(35, 4), (140, 16)]
     assert sample_sizes(1_000_000, 20, 310)[0] == (620, 16)  # fmt: skip
+
+
+def test_texts_are_fetched_once_for_each_block() -> None:
+    """As many as draws by chance touch: a block asks for a document once, however many of its queries selected it."""
+    draw = np.random.default_rng(0)
+    drawn = [len(np.unique(draw.integers(0, 3000, 9 * queries))) for queries in (400, 50)]
+    assert Size([1000, 2000], [400, 50], 0.0, 0.0, selected=9.0).units["texts"] == pytest.approx(sum(drawn), rel=0.02)
+    assert Size([0], [1], 0.0, 0.0, selected=9.0).units["texts"] == 0
 
 
 def test_candidates_grow_with_the_logarithm_of_the_corpus_up_to_what_sources_find() -> None:
