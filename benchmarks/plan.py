@@ -3,9 +3,9 @@
     python benchmarks/plan.py --data ../shared/data --sets squad arxiv
 
 Each set is planned (`raymine plan` calibrates, on samples of at most a tenth of the round) and mined, in processes of
-their own and in a new workspace, five times: a machine that others use too is slower in one minute than in the next,
-and a plan cannot know. Seconds are medians, a ratio the median of the pairs'. Static embedder, exact search, BM25, a
-positive-aware filter; on squad also a small untrained teacher (its scores say nothing, but their price is real).
+their own and in a new workspace, --repeats times: a machine that others use too is slower in one minute than in the
+next, and a plan cannot know. Seconds are medians, ratios medians of pairs. Static embedder, exact search, BM25,
+a positive-aware filter; on squad also a small untrained teacher (its scores say nothing, but their price is real).
 Queries are a seeded sample of the training questions. Goal: for each step that takes over a second, planned within 20 %
 of actual. Writes benchmarks/results/plan.json.
 """
