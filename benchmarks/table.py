@@ -94,27 +94,37 @@ def rate_at_hardness(found: Mapping[str, Any]) -> str:
     return f"**{text}**" if found.get("reaches") else text
 
 
-def gains(result: Mapping[str, Any]) -> str:
-    """Recall@10 per strategy and setting of benchmarks/training_gain.py; in bold where all its goals are reached."""
+def gains(result: Mapping[str, Any], embedders: Iterable[str], with_ratios: bool = False) -> str:
+    """Recall@10 per strategy and setting of benchmarks/training_gain.py; in bold where all its goals are reached.
+
+    Args:
+        result: of benchmarks/training_gain.py.
+        embedders: whose settings are shown.
+        with_ratios: says how many times what each goal is for it is, in the order of the goals.
+    """
+    found = [each for each in result["strategies"] if each["embedder"] in embedders]
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for each in result["strategies"]:
-        setting = f"{each['set']}, {each['embedder']}, {each['batch_size']}"
-        groups.setdefault(setting, {})[each["strategy"]] = each
-    names = dict.fromkeys(each["strategy"] for each in result["strategies"])
+    for each in found:
+        groups.setdefault(f"{each['set']}, {each['embedder']}, {each['batch_size']}", {})[each["strategy"]] = each
     lines = [f"| Recall@10 | {' | '.join(groups)} |", "|---|" + "---|" * len(groups)]
-    for name in names:
-        cells = [_gain(group, name, result["goals"]) for group in groups.values()]
+    shown = {each["strategy"] for each in found}
+    for name in dict.fromkeys(each["strategy"] for each in result["strategies"] if each["strategy"] in shown):
+        cells = [_gain(group, name, result["goals"], with_ratios) for group in groups.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
-def _gain(group: Mapping[str, Mapping[str, Any]], name: str, goals: Mapping[str, float]) -> str:
+def _gain(
+    group: Mapping[str, Mapping[str, Any]], name: str, goals: Mapping[str, float], with_ratios: bool = False
+) -> str:
     if name not in group:
         return "-"
     mean, spread = (group[name][figure].get("R@10") for figure in ("mean", "spread"))
     text = f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
-    others = [(group[other]["mean"]["R@10"], goal) for other, goal in goals.items() if other in group]
-    reaches = len(others) == len(goals) and all(mean >= goal * other for other, goal in others)
+    ratios = {other: mean / group[other]["mean"]["R@10"] for other in goals if other in group}
+    if with_ratios:
+        text = f"{text}: {', '.join(f'{ratio:.3f}' for ratio in ratios.values())}"
+    reaches = len(ratios) == len(goals) and all(ratio >= goals[other] for other, ratio in ratios.items())
     return f"**{text}**" if reaches else text
 
 
@@ -127,7 +137,8 @@ def tables(folder: Path = RESULTS) -> dict[str, str]:
     return {
         "rounds": rounds(result("rounds")),
         "false negatives": false_negatives(result("false-negatives"), SHOWN),
-        "training": gains(result("training_gain")),
+        "training": gains(result("training_gain"), ("static", "transformer")),
+        "further epoch": gains(result("training_gain"), ("static-further",), with_ratios=True),
         "speed": speed(folder),
     }
 

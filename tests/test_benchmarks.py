@@ -114,12 +114,18 @@ def test_gains_are_shown_by_setting(modules: Any) -> None:
     """In bold what is above every goal; a strategy that was not measured in a setting has a dash."""
     mean = {"set": "a", "embedder": "static", "mean": {"R@10": 0.5}, "spread": {}, "strategy": "random"}
     better = {**mean, "mean": {"R@10": 0.55}, "spread": {"R@10": 0.01}, "strategy": "mined"}
-    found = [{**each, "batch_size": 32} for each in (mean, better)] + [{**mean, "batch_size": 64}]
-    assert modules[1].gains({"strategies": found, "goals": {"random": 1.1}}).splitlines() == [
+    other = {**mean, "embedder": "transformer", "batch_size": 32}
+    found = [{**each, "batch_size": 32} for each in (mean, better)] + [{**mean, "batch_size": 64}, other]
+    result = {"strategies": found, "goals": {"random": 1.1}}
+    assert modules[1].gains(result, ["static"]).splitlines() == [
         "| Recall@10 | a, static, 32 | a, static, 64 |",
         "|---|---|---|",
         "| random | 0.5000 | 0.5000 |",
         "| mined | **0.5500 ± 0.0100** | - |",
+    ]
+    assert modules[1].gains(result, ["static"], with_ratios=True).splitlines()[2:] == [
+        "| random | 0.5000: 1.000 | 0.5000: 1.000 |",
+        "| mined | **0.5500 ± 0.0100: 1.100** | - |",
     ]
 
 
