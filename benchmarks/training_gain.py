@@ -22,6 +22,9 @@ Seconds are the ledger's (what one strategy finds in a workspace because another
 itself), the wall time of the peer's miner, and the trainer's; dollars are seconds times USD_PER_HOUR. Every finished
 cell (set, embedder, batch size, learning rate, strategy, seed) is kept at once in benchmarks/results/training_gain.json
 and not measured again: the matrix may be stopped and gone on with. Plots: training_gain_rounds.png and _dollars.png.
+
+What is chosen of several is chosen by other questions than it is then measured on: `--questions dev` measures on
+training queries (2,000 at most) that neither the embedder nor the miner sees, and writes training_gain_dev.json.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ from raymine.online.clusters import query_rows_of
 
 TRAIN_QUERIES, TEST_QUERIES = 10_000, 2000
 SEED = 0  # of the pairs, of the test questions and of the first embedder
-RESULT = measure.RESULTS / "training_gain.json"
+RESULT_OF = {"test": "training_gain", "dev": "training_gain_dev"}  # by the questions that are measured on
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Case:
         embedder: folder of the model that all strategies start from.
         shared: folder of a workspace; what is mined with that model is kept there for all strategies.
         negatives: for each query, where the strategy has no number of its own.
+        questions: of the judgements, what is measured on.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Case:
     embedder: Path
     shared: Path
     negatives: int
+    questions: str = "test"
 
     @property
     def teacher(self) -> Path:
@@ -131,17 +136,21 @@ class Case:
         return train_teacher(self.folder, words, ("train", "first"), self.folder / "teacher")
 
 
-def prepare(data: Path, name: str, kind: str, num_queries: int, made: Path) -> Case:
+def prepare(data: Path, name: str, kind: str, num_queries: int, made: Path, questions: str) -> Case:
     """Writes the part of a set that is used and trains the first embedder, unless they are there."""
     folder, how = made / f"{name}-{kind}-{num_queries}", EMBEDDERS[kind]
     if not (folder / "qrels").exists():
         write_set(data / name, folder, num_queries, how.others or 0.0)
+    if not models.judgements(folder, questions):
+        raise SystemExit(
+            f"{name} has no queries left for {questions} questions: ask for fewer --queries than {num_queries}"
+        )
     embedder = how.train_first(folder, folder / kind, SEED, how.first)
-    return Case(name, folder, embedder, folder / f"{kind}-workspace", how.negatives)
+    return Case(name, folder, embedder, folder / f"{kind}-workspace", how.negatives, questions)
 
 
 def write_set(data: Path, folder: Path, num_queries: int, first: float) -> None:
-    """The corpus and, drawn by chance, the queries to mine for, those for the first embedder, and test questions.
+    """The corpus and, drawn by chance, the queries to mine for, those for the first embedder, dev and test questions.
 
     Args:
         data: folder of the set.
@@ -156,9 +165,11 @@ def write_set(data: Path, folder: Path, num_queries: int, first: float) -> None:
     draw.shuffle(asked)
     num_queries = min(num_queries, 3 * len(asked) // 4)
     tested = sorted({query for query, _ in test})
+    seen = int(min(num_queries * (1 + first), len(asked)))
     splits = {
         "train": _judged(train, asked[:num_queries]),
-        "first": _judged(train, asked[num_queries : int(min(num_queries * (1 + first), len(asked)))]),
+        "first": _judged(train, asked[num_queries:seen]),
+        "dev": _judged(train, asked[seen : seen + TEST_QUERIES]),
         "test": _judged(test, draw.sample(tested, min(TEST_QUERIES, len(tested)))),
     }
     used = {query for split in splits.values() for query, _ in split}
@@ -183,7 +194,7 @@ def config(case: Case, model: Path, strategy: Strategy, seed: int, positives: Pa
             "corpus": {"path": str(case.folder / "corpus.jsonl")},
             "queries": {"path": str(case.folder / "queries.jsonl")},
             "positives": {"path": str(positives or case.folder / "qrels" / "train.tsv")},
-            "exclude": [str(case.folder / "qrels" / "test.tsv")],
+            "exclude": [str(case.folder / "qrels" / f"{case.questions}.tsv")],
             "embed": {"model": str(model)},
             **({"rescore": {"model": str(case.teacher)}} if strategy.is_distilled else {}),
             "retrieve": strategy.retrieve or DENSE,
@@ -335,7 +346,7 @@ class Cell:
             found = evaluate(
                 config(self.case, checkpoint, STRATEGIES[IN_BATCH], 0),
                 str(workspace),
-                str(self.case.folder / "qrels" / "test.tsv"),
+                str(self.case.folder / "qrels" / f"{self.case.questions}.tsv"),
                 executor,
             )
         return {name: round(found[name], 4) for name in MEASURES}
@@ -343,10 +354,10 @@ class Cell:
 
 def measured(arguments: argparse.Namespace, made: Path) -> Iterator[dict[str, Any]]:
     """All cells that were asked for and are not there yet, one after the other."""
-    known = {key(cell) for cell in kept_cells()}
+    known = {key(cell) for cell in kept_cells(arguments.questions)}
     asked = itertools.product(arguments.seeds, arguments.sets, arguments.batch_sizes, arguments.strategies)
     for seed, name, batch_size, strategy in asked:
-        case = prepare(arguments.data, name, arguments.embedder, arguments.queries, made)
+        case = prepare(arguments.data, name, arguments.embedder, arguments.queries, made, arguments.questions)
         pairs = len(models.judgements(case.folder, "train"))
         rate = arguments.learning_rate or EMBEDDERS[arguments.embedder].learning_rate
         how = loop.Training(pairs // batch_size, batch_size, rate, seed=seed)
@@ -358,12 +369,13 @@ def measured(arguments: argparse.Namespace, made: Path) -> Iterator[dict[str, An
             yield {**cell, **Cell(case, strategy, how, Path(folder)).run()}
 
 
-def kept_cells() -> list[dict[str, Any]]:
-    return json.loads(RESULT.read_text())["cells"] if RESULT.exists() else []
+def kept_cells(questions: str) -> list[dict[str, Any]]:
+    path = measure.RESULTS / f"{RESULT_OF[questions]}.json"
+    return json.loads(path.read_text())["cells"] if path.exists() else []
 
 
-def keep(cells: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the result and its plots."""
+def keep(cells: Sequence[Mapping[str, Any]], questions: str) -> None:
+    """Writes the result and, of test questions, its plots."""
     found = summary(cells)
     facts = {
         "train_queries_at_most": TRAIN_QUERIES,
@@ -372,9 +384,10 @@ def keep(cells: Sequence[Mapping[str, Any]]) -> None:
         "usd_per_hour": USD_PER_HOUR,
     }
     compared = {"goals": GOALS, "comparisons": comparisons(found)}
-    measure.keep("training_gain", {**facts, **compared, "strategies": found, "cells": cells})
-    plot(found, "round", measure.RESULTS / "training_gain_rounds.png")
-    plot(found, "usd", measure.RESULTS / "training_gain_dollars.png")
+    measure.keep(RESULT_OF[questions], {**facts, **compared, "strategies": found, "cells": cells})
+    if questions == "test":
+        plot(found, "round", measure.RESULTS / "training_gain_rounds.png")
+        plot(found, "usd", measure.RESULTS / "training_gain_dollars.png")
 
 
 def main() -> None:
@@ -387,6 +400,7 @@ def main() -> None:
     parser.add_argument("--embedder", default="static", choices=EMBEDDERS)
     parser.add_argument("--learning-rate", type=float, help="default: by embedder")
     parser.add_argument("--queries", type=int, default=TRAIN_QUERIES)
+    parser.add_argument("--questions", default="test", choices=RESULT_OF, help="what is measured on")
     parser.add_argument("--models", type=Path, help="where models and what is mined first are kept for the next time")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -395,7 +409,7 @@ def main() -> None:
                 {name: cell[name] for name in ("set", "batch_size", "strategy", "seed", *MEASURES, "seconds")},
                 flush=True,
             )
-            keep([*kept_cells(), cell])
+            keep([*kept_cells(arguments.questions), cell], arguments.questions)
 
 
 if __name__ == "__main__":

@@ -264,13 +264,13 @@ def test_a_strategy_has_its_own_number_of_negatives_or_the_embedders(modules: An
 
 
 @pytest.mark.parametrize(
-    ("strategy", "embedder"),
+    ("strategy", "embedder", "questions"),
     [
-        ("raymine, rounds, masked", "static"),
-        ("raymine, rounds, masked", "static-further"),
-        ("raymine, ten rounds, groups", "static-further"),
-        ("raymine, rounds, distilled", "static"),
-        ("every document, no choice", "static"),
+        ("raymine, rounds, masked", "static", "test"),
+        ("raymine, rounds, masked", "static-further", "dev"),
+        ("raymine, ten rounds, groups", "static-further", "test"),
+        ("raymine, rounds, distilled", "static", "test"),
+        ("every document, no choice", "static", "test"),
     ],
 )
 def test_a_cell_is_measured_once_and_kept(
@@ -280,6 +280,7 @@ def test_a_cell_is_measured_once_and_kept(
     capsys: pytest.CaptureFixture[str],
     strategy: str,
     embedder: str,
+    questions: str,
 ) -> None:
     """A strategy with every piece (filters, a mask or a teacher, rounds) on a few hundred documents."""
     import training_gain
@@ -288,7 +289,6 @@ def test_a_cell_is_measured_once_and_kept(
     monkeypatch.setitem(training_gain.STRATEGIES, strategy, few)
     mining.write_beir(tmp_path / "data" / "tiny", 300, 120)
     monkeypatch.setattr(modules[0], "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(training_gain, "RESULT", tmp_path / "results" / "training_gain.json")
     command = ["training_gain.py", "--data", str(tmp_path / "data"), "--sets", "tiny", "--seeds", "3"]
     command += [
         "--strategies",
@@ -301,13 +301,17 @@ def test_a_cell_is_measured_once_and_kept(
         str(tmp_path / "kept"),
         "--embedder",
         embedder,
+        "--questions",
+        questions,
     ]
     monkeypatch.setattr(sys, "argv", command)
     training_gain.main()
-    (kept,) = json.loads(training_gain.RESULT.read_text())["cells"]
+    (kept,) = training_gain.kept_cells(questions)
     assert kept["seed"] == 3 and kept["usd"] > 0 and kept["embedder"] == embedder
-    others = tmp_path / "kept" / f"tiny-{embedder}-10000" / "qrels" / "first.tsv"
-    assert bool(others.read_text().splitlines()[1:]) == (embedder == "static")
+    judged = tmp_path / "kept" / f"tiny-{embedder}-10000" / "qrels"
+    asked = {path.stem: {row.split("\t")[0] for row in path.read_text().splitlines()[1:]} for path in judged.iterdir()}
+    assert bool(asked["first"]) == (embedder == "static")
+    assert not asked["dev"] & (asked["train"] | asked["first"])
     assert len(kept["by_round"]) == 3 and kept["by_round"][-1]["R@10"] == kept["R@10"]
     assert 0 < sum(each.get("rows", 0) for each in kept["by_round"]) <= kept["steps"] * 8 + 7
     assert "tiny" in capsys.readouterr().out
