@@ -4,7 +4,7 @@
     python benchmarks/training_gain.py --data ../shared/data --sets wordnet --embedder transformer --queries 5000
     python benchmarks/training_gain.py --data ../shared/data --embedder static-further --queries 30000 \\
         --strategies random naive "sentence-transformers, relative margin" raymine "raymine, rounds, masked" \\
-        "raymine, ten rounds, groups" "raymine, ten rounds, pairs"
+        "raymine, ten rounds, groups" "raymine, ten rounds, pairs" "raymine, ten rounds, drawn"
 
 Every strategy starts from an embedder that has learned, by in-batch negatives only, from other queries than those that
 negatives are mined for (10,000 at most, three quarters of the set's): a static one from a third as many, a transformer
@@ -23,8 +23,8 @@ itself), the wall time of the peer's miner, and the trainer's; dollars are secon
 cell (set, embedder, batch size, learning rate, strategy, seed) is kept at once in benchmarks/results/training_gain.json
 and not measured again: the matrix may be stopped and gone on with. Plots: training_gain_rounds.png and _dollars.png.
 
-What is chosen of several is chosen by other questions than it is then measured on: `--questions dev` measures on
-training queries (2,000 at most) that neither the embedder nor the miner sees, and writes training_gain_dev.json.
+To choose among strategies by other questions than they are then measured on: `--questions dev` measures on training
+queries (2,000 at most) that neither the embedder nor the miner sees, and writes training_gain_dev.json.
 """
 
 from __future__ import annotations

@@ -64,6 +64,12 @@ STRATEGIES = {
     OURS: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
     "raymine, ten rounds, groups": Strategy(**FILTERED, rounds=2 * ROUNDS, is_masked=True, group_size=4),
     "raymine, ten rounds, pairs": Strategy(**FILTERED, rounds=2 * ROUNDS, is_masked=True, group_size=2),
+    "raymine, ten rounds, drawn": Strategy(
+        **{**FILTERED, "sample": {"strategy": "random", "score": "dense", "pool": 5}},
+        rounds=2 * ROUNDS,
+        is_masked=True,
+        group_size=4,
+    ),
     # A teacher scores all that is left of the candidates: 1.1 million pairs of all rounds' queries with DEPTH.
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True

@@ -268,7 +268,7 @@ def test_a_strategy_has_its_own_number_of_negatives_or_the_embedders(modules: An
     [
         ("raymine, rounds, masked", "static", "test"),
         ("raymine, rounds, masked", "static-further", "dev"),
-        ("raymine, ten rounds, groups", "static-further", "test"),
+        ("raymine, ten rounds, drawn", "static-further", "test"),
         ("raymine, rounds, distilled", "static", "test"),
         ("every document, no choice", "static", "test"),
     ],
