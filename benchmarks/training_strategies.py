@@ -51,6 +51,12 @@ FILTERED: dict[str, Any] = {
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_random": True}],
     "sample": {"strategy": "top", "score": "dense"},
 }
+# Or what ranks behind the first DEPTH makes up for them: of an embedder that knows little, two of three positives score
+# below all of those, and so many of the negatives above come by chance.
+FIRST_JUDGED: dict[str, Any] = {
+    "retrieve": {"dense": {"k": DEPTH + 50}},
+    "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_beyond": DEPTH}],
+}
 # Adding a strategy: a line.
 STRATEGIES = {
     IN_BATCH: Strategy(),
@@ -60,7 +66,9 @@ STRATEGIES = {
     "naive": Strategy(DENSE),
     PEER: Strategy(),
     "raymine": Strategy(**FILTERED),
+    "raymine, first judged": Strategy(**FIRST_JUDGED),
     "raymine, rounds": Strategy(**FILTERED, rounds=ROUNDS),
+    "raymine, rounds, first judged": Strategy(**FIRST_JUDGED, rounds=ROUNDS),
     OURS: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
     "raymine, ten rounds, groups": Strategy(**FILTERED, rounds=2 * ROUNDS, is_masked=True, group_size=4),
     "raymine, ten rounds, pairs": Strategy(**FILTERED, rounds=2 * ROUNDS, is_masked=True, group_size=2),

@@ -6,12 +6,13 @@ that lists the valid ones. Paths are relative to the config file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from raymine.section import Score, Section
-from raymine.select_config import SelectConfig
+from raymine.select_config import SelectConfig, Sparing
 
 Similarity = Literal["cosine", "dot"]
 
@@ -458,12 +459,24 @@ class Config(Section):
             raise ValueError("other_cluster cuts vectors into clusters: it needs `embed.model`, or `column`")
         if "near_positive" in select.traits and self.corpus is not None and self.corpus.path is None:
             raise ValueError("near_duplicate compares texts: give `corpus.path` beside `vectors`")
-        if any(getattr(each, "spare_random", False) for each in select.filters) and not self.retrieve.random:
-            raise ValueError("`spare_random` is of random candidates: it needs `retrieve.random`")
+        self._check_sparing([each for each in select.filters if isinstance(each, Sparing)])
         if select.sample.strategy == "spread" and not self.has_embeddings:
             raise ValueError("`strategy: spread` compares vectors: it needs `embed.model` (or precomputed vectors)")
         if select.calibrate and not self.rescore:
             raise ValueError("select.calibrate is of the teacher's scores: it needs `rescore`")
+
+    def _check_sparing(self, filters: Sequence[Sparing]) -> None:
+        if self.retrieve.random:
+            return
+        if any(each.spare_random for each in filters):
+            raise ValueError("`spare_random` is of random candidates: it needs `retrieve.random`")
+        depth = max(getattr(self.retrieve, source).k for source in self.retrieve.sources)
+        for each in filters:
+            if each.spare_beyond is not None and each.spare_beyond >= depth:
+                raise ValueError(
+                    f"`spare_beyond: {each.spare_beyond}` spares nothing: no source looks beyond its first {depth}: "
+                    "raise a source's `k`, or add `retrieve.random`"
+                )
 
     @property
     def has_embeddings(self) -> bool:

@@ -9,13 +9,27 @@ from pydantic import Field, model_validator
 from raymine.section import Score, Section
 
 
-class MaxScore(Section):
-    """Drops candidates that score above `value`; `spare_random` as of max_relative_score."""
+class Sparing(Section):
+    """What a filter of high scores lets stay whatever it scores, as it is hardly an answer.
+
+    A query whose positive scores low, below what was retrieved, would otherwise lose all its candidates.
+
+    Args:
+        spare_random: what was drawn by chance and found by no other source.
+        spare_beyond: what no source has among its first so many ranks (raw ranks; what was only drawn by chance has
+            none). More than a query has answers.
+    """
+
+    spare_random: bool = False
+    spare_beyond: int | None = Field(default=None, ge=1)
+
+
+class MaxScore(Sparing):
+    """Drops candidates that score above `value`."""
 
     kind: Literal["max_score"]
     value: float
     score: Score | None = None
-    spare_random: bool = False
 
 
 class MinScore(Section):
@@ -26,7 +40,7 @@ class MinScore(Section):
     score: Score | None = None
 
 
-class MaxRelativeScore(Section):
+class MaxRelativeScore(Sparing):
     """Drops candidates above p - |p| (1 - of_positive), p being the positive's score (sign-safe).
 
     Args:
@@ -34,25 +48,21 @@ class MaxRelativeScore(Section):
         against: min (the lowest positive of the query), max, or each (a candidate goes with each positive it passes
             for).
         score: null: the default score.
-        spare_random: what was drawn by chance and found by no other source stays, whatever it scores: it is hardly an
-            answer, and a query whose positive scores low would lose all its candidates.
     """
 
     kind: Literal["max_relative_score"]
     of_positive: float = Field(default=0.95, gt=0, le=1)
     against: Literal["min", "max", "each"] = "min"
     score: Score | None = None
-    spare_random: bool = False
 
 
-class Margin(Section):
+class Margin(Sparing):
     """Drops candidates that score above the positive's score minus `value`; the rest as of max_relative_score."""
 
     kind: Literal["margin"]
     value: float
     against: Literal["min", "max", "each"] = "min"
     score: Score | None = None
-    spare_random: bool = False
 
 
 class SkipTop(Section):

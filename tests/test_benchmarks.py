@@ -267,6 +267,7 @@ def test_a_strategy_has_its_own_number_of_negatives_or_the_embedders(modules: An
     ("strategy", "embedder", "questions"),
     [
         ("raymine, rounds, masked", "static", "test"),
+        ("raymine, rounds, first judged", "static", "test"),
         ("raymine, rounds, masked", "static-further", "dev"),
         ("raymine, ten rounds, drawn", "static-further", "all"),
         ("raymine, rounds, distilled", "static", "test"),

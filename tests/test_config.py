@@ -48,6 +48,12 @@ def _write(folder: Path, value: Any) -> str:
         ({key: value for key, value in GOOD.items() if key != "embed"}, r"`retrieve.dense` needs `embed.model`"),
         (_with(select={"filters": [{"kind": "max_score", "value": 1, "score": "teacher"}]}), r"asks for `teacher`"),
         (_with(select={"filters": [{"kind": "margin", "value": 1, "spare_random": True}]}), r"needs `retrieve.random`"),
+        (
+            _with(
+                retrieve={"dense": {"k": 50}}, select={"filters": [{"kind": "margin", "value": 1, "spare_beyond": 50}]}
+            ),
+            r"`spare_beyond: 50` spares nothing[\s\S]*first 50",
+        ),
         (_with(corpus={"path": "x", "vectors": "x.npy"}), r"for the corpus and for the queries alike"),
         (_with(positives={"path": "x", "query_column": "q"}), r"go together"),
         (_with(corpus={}), r"give `path`"),

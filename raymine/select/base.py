@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raymine.select.scales import AS_GIVEN, Scales
+from raymine.select_config import Sparing
 
 Mask = NDArray[np.bool_]
 
@@ -103,20 +104,18 @@ class Candidates:
         return np.asarray(pc.fill_null(column, int(NOT_FOUND)).to_numpy())
 
     @cached_property
-    def is_only_random(self) -> Mask:
-        """Whether a candidate was drawn by chance and no other source found it, bool [n]."""
-        ranks = [name for name in self.table.column_names if name.endswith("_rank")]
-        if "random_rank" not in ranks:
-            return np.zeros(len(self), np.bool_)
-        found: dict[str, Mask] = {name: np.asarray(self.table[name].is_valid()) for name in ranks}
-        is_only_random = found.pop("random_rank")
-        for is_found in found.values():
-            is_only_random = is_only_random & ~is_found
-        return is_only_random
+    def found_rank(self) -> NDArray[np.int64]:
+        """Best rank over all sources but chance, int64 [n], NOT_FOUND where none of them found it."""
+        ranks = [name.removesuffix("_rank") for name in self.table.column_names if name.endswith("_rank")]
+        return self.best_rank([source for source in ranks if source != "random"])
 
-    def spared(self, is_random_spared: bool) -> Mask:
-        """What a filter with this `spare_random` lets stay whatever it scores, bool [n]."""
-        return self.is_only_random if is_random_spared else np.zeros(len(self), np.bool_)
+    def spared(self, config: Sparing) -> Mask:
+        """What a filter lets stay whatever it scores, bool [n]."""
+        if config.spare_beyond is not None:
+            return np.asarray(self.found_rank >= config.spare_beyond)
+        if config.spare_random and "random_rank" in self.table.column_names:
+            return np.asarray(self.table["random_rank"].is_valid() & (self.found_rank == NOT_FOUND))
+        return np.zeros(len(self), np.bool_)
 
     def best_rank(self, sources: Sequence[str]) -> NDArray[np.int64]:
         """Best rank over the sources, int64 [n]; what only the random source found comes behind all else."""

@@ -34,7 +34,7 @@ def relative(candidates: Candidates, config: Relative) -> Mask:
     """What scores above the bound of the query's positive: the lowest, the highest, or (each) of every one of them."""
     reference = positive_scores(candidates, str(config.score), config.against)
     is_above = candidates.score(str(config.score)) > bound(config, reference)
-    return np.asarray(is_above & ~candidates.spared(config.spare_random))
+    return np.asarray(is_above & ~candidates.spared(config))
 
 
 def positive_scores(candidates: Candidates, score: str, against: str) -> Scores:
@@ -86,7 +86,7 @@ def forbidden(candidates: Candidates, rows: NDArray[np.int64], filters: Sequence
     is_forbidden = np.zeros(len(row), np.bool_)
     for config in each_filters(filters):
         score = candidates.score(str(config.score))
-        is_forbidden |= (score[row] > bound(config, score[positive])) & ~candidates.spared(config.spare_random)[row]
+        is_forbidden |= (score[row] > bound(config, score[positive])) & ~candidates.spared(config)[row]
     num_allowed = np.bincount(index[~is_forbidden], minlength=len(rows))
     num_positives = np.bincount(index, minlength=len(rows))
     return Forbidden(row[is_forbidden], positive[is_forbidden], rows[(num_allowed == 0) & (num_positives > 0)])

@@ -11,7 +11,7 @@ from raymine.select_config import MaxScore, MinScore
 def max_score(candidates: Candidates, config: MaxScore) -> Mask:
     """What scores above `value`: likely an unlabelled positive. An unknown score stays."""
     is_above = candidates.score(str(config.score)) > config.value
-    return np.asarray(is_above & ~candidates.spared(config.spare_random))
+    return np.asarray(is_above & ~candidates.spared(config))
 
 
 def min_score(candidates: Candidates, config: MinScore) -> Mask:

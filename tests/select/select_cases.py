@@ -71,9 +71,11 @@ def limit(config: FilterConfig, positive: float) -> float:
 
 def is_spared(config: FilterConfig, one: Row) -> bool:
     """Whether the filter does not look at a candidate."""
-    others = [source for source in SOURCES if source != "random"]
-    is_only_random = one.get("random_rank") is not None and all(one.get(f"{name}_rank") is None for name in others)
-    return getattr(config, "spare_random", False) and is_only_random
+    found = [one.get(f"{source}_rank") for source in SOURCES if source != "random"]
+    found = [rank for rank in found if rank is not None]
+    if getattr(config, "spare_beyond", None) is not None:
+        return all(rank >= config.spare_beyond for rank in found)
+    return getattr(config, "spare_random", False) and one.get("random_rank") is not None and not found
 
 
 def passes_for(config: FilterConfig, one: Row, positive: Row) -> bool:

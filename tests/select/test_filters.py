@@ -49,6 +49,12 @@ EXAMPLES = [
         for against in ("min", "max", "each")
     ],
     Margin(kind="margin", value=-0.5, score="dense", spare_random=True),
+    MaxScore(kind="max_score", value=0.5, score="dense", spare_beyond=3),
+    *[
+        MaxRelativeScore(kind="max_relative_score", against=against, score=score, spare_beyond=5)
+        for against in ("min", "max", "each")
+        for score in ("teacher", "dense")
+    ],
     SkipTop(kind="skip_top", n=5),
     SkipTop(kind="skip_top", n=0),
     RankRange(kind="rank_range", start=2, stop=12, source="bm25"),
@@ -136,6 +142,15 @@ def test_random_candidates_are_spared():
     for against in ("min", "each"):
         config = MaxRelativeScore(kind="max_relative_score", score="dense", against=against, spare_random=True)
         assert (kept_rows(rows, [config]) == KEPT).tolist() == [False, True, False, False]
+
+
+def test_what_ranks_far_behind_is_spared():
+    """Of a query whose positive scores low the filter takes the first ranks of any source, and no others."""
+    ranks = [{"dense_rank": 1}, {"dense_rank": 2}, {"dense_rank": 9, "bm25_rank": 1}, {"random_rank": 0}]
+    rows = [row(0, 0, relevance=1, dense=0.1), *(row(0, 1 + i, dense=0.5, **each) for i, each in enumerate(ranks))]
+    for against in ("min", "each"):
+        config = MaxRelativeScore(kind="max_relative_score", score="dense", against=against, spare_beyond=2)
+        assert (kept_rows(rows, [config]) == KEPT).tolist() == [False, False, True, False, True]
 
 
 def test_the_first_filter_names_the_reason():
