@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from raymine import storage
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 STORE_BYTES = 100 << 20
+BUSY = "No available agent to submit job, please try again later"  # after 10 s without an answer of the head's agent
 
 
 def free_port() -> int:
@@ -63,6 +65,12 @@ def wait_until(condition: Any, timeout_s: float, what: str, interval_s: float = 
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
@@ -188,7 +196,22 @@ class Head:
         """Runs `ray job submit -- <entrypoint>` to its end; the job's log is in stdout."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.jobs]
         command += ["--working-dir", str(working_dir), "--", *entrypoint]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        return submitted(command, timeout_s)
+
+
+def submitted(command: Sequence[str], timeout_s: float, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a `ray job submit`, and again while Ray answers that it has started nothing yet and to try again later.
+
+    Args:
+        command: the command line.
+        timeout_s: of each try; tries begin within as long.
+        options: of subprocess.run.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
+        if done.returncode == 0 or BUSY not in done.stdout + done.stderr or time.monotonic() > end:
+            return done
 
 
 @contextlib.contextmanager
@@ -204,6 +227,8 @@ def ray_head(num_cpus: int = 3) -> Iterator[Head]:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_until(lambda: all(_listens(port) for port in ports[:4]), 90, "ray start --head")
+            agent = f"http://127.0.0.1:{ports[3]}/api/local_raylet_healthz"  # it is the one who starts jobs
+            wait_until(lambda: _answers(agent), 90, "an answer of the head's agent")
             yield Head(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
         finally:
             stop(process)

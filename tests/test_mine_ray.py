@@ -120,15 +120,8 @@ def test_a_submitted_job_mines(job: Path, cluster: dict[str, str], tmp_path: Pat
         assert name in command
         command = command.replace(name, value)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        shell=True,
-        cwd=ray_helpers.ROOT,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    env = {**os.environ, "PATH": path}
+    done = ray_helpers.submitted(["sh", "-c", command], 300, cwd=ray_helpers.ROOT, env=env)
     assert done.returncode == 0 and "succeeded" in done.stdout, done.stdout + done.stderr
     assert mining.bytes_of_round(tmp_path / "rounds" / "0001") == reference(job)
     (submission,) = re.findall(r"Job '(\S+)' submitted successfully", done.stdout)

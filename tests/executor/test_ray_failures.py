@@ -70,6 +70,22 @@ def _kill_node(nodes: ray_helpers.TwoNodes, log: Path) -> None:
     nodes.kill_second()
 
 
+def test_a_submission_is_tried_again_while_the_head_is_busy(tmp_path: Path) -> None:
+    """As its answer asks for; any other fault ends it."""
+    script = tmp_path / "submit"
+    script.write_text(
+        f"""echo try >> {tmp_path}/tries
+        [ $(wc -l < {tmp_path}/tries) -ge $2 ] || {{ echo "RuntimeError: status 500: $1." >&2; exit 1; }}
+        echo "Job 'a' submitted successfully"
+        """
+    )
+    done = ray_helpers.submitted(["sh", str(script), ray_helpers.BUSY, "3"], 60)
+    assert (done.returncode, done.stdout) == (0, "Job 'a' submitted successfully\n")
+    failed = ray_helpers.submitted(["sh", str(script), "no such file", "9"], 60)
+    assert failed.returncode == 1 and "no such file" in failed.stderr
+    assert (tmp_path / "tries").read_text().split() == ["try"] * 4
+
+
 def test_a_running_cluster_is_reached_as_a_job_and_by_its_address(tmp_path: Path) -> None:
     """The same bytes from `ray job submit`, which sets RAY_ADDRESS, and from the address given."""
     done = expected(tmp_path, 4)
