@@ -51,8 +51,8 @@ FILTERED: dict[str, Any] = {
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_random": True}],
     "sample": {"strategy": "top", "score": "dense"},
 }
-# Or what ranks behind the first DEPTH makes up for them: of an embedder that knows little, so many positives score below
-# all of those that two of three negatives above come by chance.
+# Or what ranks behind the first DEPTH makes up for them: of an embedder that knows little, so many positives score
+# below all of those that two of three negatives above come by chance.
 FIRST_JUDGED: dict[str, Any] = {
     "retrieve": {"dense": {"k": DEPTH + 50}},
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_beyond": DEPTH}],
