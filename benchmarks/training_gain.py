@@ -23,9 +23,10 @@ itself), the wall time of the peer's miner, and the trainer's; dollars are secon
 cell (set, embedder, batch size, learning rate, strategy, seed) is kept at once in benchmarks/results/training_gain.json
 and not measured again: the matrix may be stopped and gone on with. Plots: training_gain_rounds.png and _dollars.png.
 
-To choose among strategies by other questions than they are then measured on: `--questions dev` measures on training
-queries (2,000 at most) that neither the embedder nor the miner sees, and writes training_gain_dev.json. `--questions
-all` measures on all test questions of the set (squad has 10,570), and writes training_gain_all.json.
+To choose among strategies by other questions than they are then measured on, and by more of them: `--questions dev`
+measures on training queries (12,000 at most) that neither the embedder nor the miner sees, and writes
+training_gain_dev.json. (The first embedder leaves it half of the queries that nothing is mined for, if there are no
+more.) `--questions all` measures on all test questions of the set (squad has 10,570): training_gain_all.json.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ from raymine.evaluate import MEASURES, evaluate
 from raymine.executor import make_executor
 from raymine.online.clusters import query_rows_of
 
-TRAIN_QUERIES, TEST_QUERIES = 10_000, 2000
+TRAIN_QUERIES, TEST_QUERIES, DEV_QUERIES = 10_000, 2000, 12_000
 SEED = 0  # of the pairs, of the test questions and of the first embedder
 # By the questions that are measured on.
 RESULT_OF = {"test": "training_gain", "all": "training_gain_all", "dev": "training_gain_dev"}
@@ -140,9 +141,10 @@ class Case:
 
 def prepare(data: Path, name: str, kind: str, num_queries: int, made: Path, questions: str) -> Case:
     """Writes the part of a set that is used and trains the first embedder, unless they are there."""
-    folder, how = made / f"{name}-{kind}-{num_queries}", EMBEDDERS[kind]
+    is_dev, how = questions == "dev", EMBEDDERS[kind]
+    folder = made / f"{name}-{kind}-{num_queries}{'-dev' if is_dev else ''}"
     if not (folder / "qrels").exists():
-        write_set(data / name, folder, num_queries, how.others or 0.0)
+        write_set(data / name, folder, num_queries, how.others or 0.0, DEV_QUERIES if is_dev else 0)
     if not models.judgements(folder, questions):
         raise SystemExit(
             f"{name} has no queries left for {questions} questions: ask for fewer --queries than {num_queries}"
@@ -151,14 +153,15 @@ def prepare(data: Path, name: str, kind: str, num_queries: int, made: Path, ques
     return Case(name, folder, embedder, folder / f"{kind}-workspace", how.negatives, questions)
 
 
-def write_set(data: Path, folder: Path, num_queries: int, first: float) -> None:
+def write_set(data: Path, folder: Path, num_queries: int, first: float, num_dev: int) -> None:
     """The corpus and, drawn by chance, the queries to mine for, those for the first embedder, dev and test questions.
 
     Args:
         data: folder of the set.
         folder: to write to.
         num_queries: to mine for; at most three quarters of the set's.
-        first: queries for the first embedder, in multiples of these; all others, if they are fewer.
+        first: queries for the first embedder, in multiples of these; all others but dev's, if they are fewer.
+        num_dev: dev questions, at most; they are half of the others, if those are few.
     """
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(SEED)
@@ -167,11 +170,12 @@ def write_set(data: Path, folder: Path, num_queries: int, first: float) -> None:
     draw.shuffle(asked)
     num_queries = min(num_queries, 3 * len(asked) // 4)
     tested = sorted({query for query, _ in test})
-    seen = int(min(num_queries * (1 + first), len(asked)))
+    others = len(asked) - num_queries
+    seen = num_queries + int(min(num_queries * first, others - min(num_dev, others // 2)))
     splits = {
         "train": _judged(train, asked[:num_queries]),
         "first": _judged(train, asked[num_queries:seen]),
-        "dev": _judged(train, asked[seen : seen + TEST_QUERIES]),
+        "dev": _judged(train, asked[seen : seen + num_dev]),
         "test": _judged(test, draw.sample(tested, min(TEST_QUERIES, len(tested)))),
         "all": _judged(test, tested),
     }
@@ -382,7 +386,7 @@ def keep(cells: Sequence[Mapping[str, Any]], questions: str) -> None:
     found = summary(cells)
     facts = {
         "train_queries_at_most": TRAIN_QUERIES,
-        "test_queries": TEST_QUERIES,
+        "questions_at_most": {"test": TEST_QUERIES, "dev": DEV_QUERIES, "all": None}[questions],
         "negatives": {name: each.negatives for name, each in EMBEDDERS.items()},
         "usd_per_hour": USD_PER_HOUR,
     }
