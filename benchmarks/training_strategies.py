@@ -51,6 +51,7 @@ FILTERED: dict[str, Any] = {
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_random": True}],
     "sample": {"strategy": "top", "score": "dense"},
 }
+DRAWN = {**FILTERED, "sample": {"strategy": "random", "score": "dense", "pool": 5}}
 # Or what ranks behind the first DEPTH makes up for them: of an embedder that knows little, so many positives score
 # below all of those that two of three negatives above come by chance.
 FIRST_JUDGED: dict[str, Any] = {
@@ -72,12 +73,8 @@ STRATEGIES = {
     OURS: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
     "raymine, ten rounds, groups": Strategy(**FILTERED, rounds=2 * ROUNDS, is_masked=True, group_size=4),
     "raymine, ten rounds, pairs": Strategy(**FILTERED, rounds=2 * ROUNDS, is_masked=True, group_size=2),
-    "raymine, ten rounds, drawn": Strategy(
-        **{**FILTERED, "sample": {"strategy": "random", "score": "dense", "pool": 5}},
-        rounds=2 * ROUNDS,
-        is_masked=True,
-        group_size=4,
-    ),
+    "raymine, ten rounds, drawn": Strategy(**DRAWN, rounds=2 * ROUNDS, is_masked=True, group_size=4),
+    "raymine, ten rounds, pairs, drawn": Strategy(**DRAWN, rounds=2 * ROUNDS, is_masked=True, group_size=2),
     # A teacher scores all that is left of the candidates: 1.1 million pairs of all rounds' queries with DEPTH.
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True
