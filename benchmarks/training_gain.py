@@ -4,7 +4,7 @@
     python benchmarks/training_gain.py --data ../shared/data --sets wordnet --embedder transformer --queries 5000
     python benchmarks/training_gain.py --data ../shared/data --embedder static-further --queries 30000 \\
         --strategies random naive "sentence-transformers, relative margin" raymine "raymine, rounds, masked" \\
-        "raymine, ten rounds, groups" "raymine, ten rounds, pairs" "raymine, ten rounds, drawn"
+        "raymine, ten rounds, pairs, drawn"
 
 Every strategy starts from an embedder that has learned, by in-batch negatives only, from other queries than those that
 negatives are mined for (10,000 at most, three quarters of the set's): a static one from a third as many, a transformer
