@@ -39,8 +39,9 @@ class Strategy:
 
 IN_BATCH, PEER = "in-batch only", "sentence-transformers, relative margin"
 MORE = f"random, {4 * NEGATIVES} of them"
+MASKED, PAIRS = "raymine, rounds, masked", "raymine, ten rounds, pairs, drawn"
 # What is compared with the goals.
-OURS = ("raymine, rounds, masked", "raymine, ten rounds, pairs, drawn")
+OURS = (MASKED, PAIRS)
 # Recall@10, at least so many times as high.
 GOALS = {"random": 1.1, PEER: 1.03}
 DEPTH = 100
@@ -52,13 +53,13 @@ FILTERED: dict[str, Any] = {
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_random": True}],
     "sample": {"strategy": "top", "score": "dense"},
 }
-DRAWN = {**FILTERED, "sample": {"strategy": "random", "score": "dense", "pool": 5}}
 # Or what ranks behind the first DEPTH makes up for them: of an embedder that knows little, so many positives score
 # below all of those that two of three negatives above come by chance.
 FIRST_JUDGED: dict[str, Any] = {
     "retrieve": {"dense": {"k": DEPTH + 50}},
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_beyond": DEPTH}],
 }
+DRAWN = {**FILTERED, "sample": {"strategy": "random", "score": "dense", "pool": 5}}
 # Adding a strategy: a line.
 STRATEGIES = {
     IN_BATCH: Strategy(),
@@ -71,8 +72,8 @@ STRATEGIES = {
     "raymine, first judged": Strategy(**FIRST_JUDGED),
     "raymine, rounds": Strategy(**FILTERED, rounds=ROUNDS),
     "raymine, rounds, first judged": Strategy(**FIRST_JUDGED, rounds=ROUNDS),
-    OURS[0]: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
-    OURS[1]: Strategy(**DRAWN, rounds=2 * ROUNDS, is_masked=True, group_size=2),
+    MASKED: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
+    PAIRS: Strategy(**DRAWN, rounds=2 * ROUNDS, is_masked=True, group_size=2),
     # A teacher scores all that is left of the candidates: 1.1 million pairs of all rounds' queries with DEPTH.
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True
