@@ -205,7 +205,7 @@ def config(case: Case, model: Path, strategy: Strategy, seed: int, positives: Pa
             "positives": {"path": str(positives or case.folder / "qrels" / "train.tsv")},
             "exclude": [str(case.folder / "qrels" / f"{case.questions}.tsv")],
             "embed": {"model": str(model)},
-            **({"rescore": {"model": str(case.teacher)}} if strategy.is_distilled else {}),
+            **({"rescore": {"model": str(case.teacher)}} if strategy.has_teacher else {}),
             "retrieve": strategy.retrieve or DENSE,
             "select": {
                 "filters": strategy.filters,
@@ -249,12 +249,11 @@ class Cell:
 
     def run(self) -> dict[str, Any]:
         """The measures at the end, seconds and dollars, and all of it after every round (the first row: before)."""
-        with make_executor("local") as executor:
-            rounds.mine(config(self.case, self.case.embedder, SHARED, SEED), str(self.case.shared), executor)
+        shared = self._mine_shared()
         checkpoint, num_rounds = self.case.embedder, STRATEGIES[self.strategy].rounds
-        found: list[dict[str, Any]] = [{"mine_s": 0.0, "train_s": 0.0, **self._measured(checkpoint, self.case.shared)}]
+        found: list[dict[str, Any]] = [{"mine_s": 0.0, "train_s": 0.0, **self._measured(checkpoint, shared)}]
         for number in range(num_rounds):
-            lesson = self._lesson(checkpoint, number)
+            lesson = self._lesson(checkpoint, number, shared)
             begin, out = time.perf_counter(), self.folder / f"round-{number + 1}"
             taken, end = (self.how.steps * each // num_rounds for each in (number, number + 1))
             how, rows = replace(self.how, steps=end - taken), lesson.rows
@@ -268,7 +267,16 @@ class Cell:
         measures = {name: found[-1][name] for name in MEASURES}
         return {**measures, "seconds": round(seconds, 2), "usd": dollars(seconds), "by_round": found}
 
-    def _lesson(self, checkpoint: Path, number: int) -> Lesson:
+    def _mine_shared(self) -> Path:
+        """Mines with the first embedder what the other cells need too; the workspace, from which they all copy."""
+        strategy, shared = SHARED, self.case.shared
+        if STRATEGIES[self.strategy].has_teacher and STRATEGIES[self.strategy].rounds == 1:  # it scores all queries'
+            strategy, shared = STRATEGIES[self.strategy], shared.with_name(f"{shared.name}-teacher")
+        with make_executor("local") as executor:
+            rounds.mine(config(self.case, self.case.embedder, strategy, SEED), str(shared), executor)
+        return shared
+
+    def _lesson(self, checkpoint: Path, number: int, shared: Path) -> Lesson:
         """What a round trains on, and the seconds that it took to mine it."""
         if self.strategy == IN_BATCH:
             return Lesson(Dataset.from_dict(self._pairs()), 0.0)
@@ -277,8 +285,8 @@ class Cell:
         strategy, workspace = STRATEGIES[self.strategy], self.folder / "workspace"
         if number == 0:
             for name in ("artifacts", "cache"):
-                shutil.copytree(self.case.shared / name, workspace / name)
-        positives = self._positives(number) if strategy.is_distilled else None
+                shutil.copytree(shared / name, workspace / name)
+        positives = self._positives(number) if strategy.has_teacher else None
         with make_executor("local") as executor:
             asked = config(self.case, checkpoint, strategy, self.how.seed, positives)
             mined = rounds.mine(asked, str(workspace), executor)
@@ -317,7 +325,7 @@ class Cell:
         """The rows of the queries whose turn it is; each comes in one round."""
         strategy = STRATEGIES[self.strategy]
         rows, num_rounds = online.training_set(mined, 0 if strategy.is_limit else None), strategy.rounds
-        if strategy.is_distilled:  # mined for no others
+        if strategy.has_teacher:  # mined for no others
             return rows
         num_queries = mined.facts["num_queries"]
         turn = np.random.default_rng(self.how.seed).permutation(num_queries)[query_rows_of(rows)]

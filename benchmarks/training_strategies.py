@@ -21,7 +21,8 @@ class Strategy:
         negatives: for each query; None: as many as the kind of embedder has.
         rounds: how often it mines; each round trains an equal share of the steps.
         is_masked: what may be an answer by the round's verdicts is masked among a batch's other rows.
-        is_distilled: a teacher scores the candidates, and its scores are learned beside the ranking.
+        has_teacher: a teacher scores the candidates.
+        is_distilled: its scores are learned beside the ranking.
         group_size: of the queries in a batch, so many resemble each other; None: a batch is drawn by chance.
         is_limit: every document of the corpus is a negative in every step; for static embedders only.
     """
@@ -32,6 +33,7 @@ class Strategy:
     negatives: int | None = None
     rounds: int = 1
     is_masked: bool = False
+    has_teacher: bool = False
     is_distilled: bool = False
     group_size: int | None = None
     is_limit: bool = False
@@ -60,6 +62,14 @@ FIRST_JUDGED: dict[str, Any] = {
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_beyond": DEPTH}],
 }
 DRAWN = {**FILTERED, "sample": {"strategy": "random", "score": "dense", "pool": 5}}
+# Or a teacher judges: it knows hard from false better than the embedder that is still to learn it. Nothing makes up for
+# what it takes, and a query that has too few left, as its own positive scores low, is not trained on.
+TEACHER: dict[str, Any] = {
+    "retrieve": {"dense": {"k": 30}},
+    "filters": [{"kind": "margin", "value": 2.0, "score": "teacher"}],
+    "sample": {"strategy": "top", "score": "dense"},
+    "has_teacher": True,
+}
 # Adding a strategy: a line.
 STRATEGIES = {
     IN_BATCH: Strategy(),
@@ -74,9 +84,14 @@ STRATEGIES = {
     "raymine, rounds, first judged": Strategy(**FIRST_JUDGED, rounds=ROUNDS),
     MASKED: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
     PAIRS: Strategy(**DRAWN, rounds=2 * ROUNDS, is_masked=True, group_size=2),
+    "raymine, teacher's margin": Strategy(**TEACHER),
+    "raymine, teacher's margin, distilled": Strategy(**TEACHER, is_distilled=True),
     # A teacher scores all that is left of the candidates: 1.1 million pairs of all rounds' queries with DEPTH.
     "raymine, rounds, distilled": Strategy(
-        **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}}, rounds=ROUNDS, is_distilled=True
+        **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}},
+        rounds=ROUNDS,
+        has_teacher=True,
+        is_distilled=True,
     ),
     "every document, no choice": Strategy(DENSE, is_limit=True),
 }
