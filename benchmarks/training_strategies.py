@@ -62,11 +62,14 @@ FIRST_JUDGED: dict[str, Any] = {
     "filters": [{"kind": "max_relative_score", "of_positive": 1 - MARGIN, "score": "dense", "spare_beyond": DEPTH}],
 }
 DRAWN = {**FILTERED, "sample": {"strategy": "random", "score": "dense", "pool": 5}}
-# Or a teacher judges: it knows hard from false better than the embedder that is still to learn it. Nothing makes up for
-# what it takes, and a query that has too few left, as its own positive scores low, is not trained on.
-TEACHER: dict[str, Any] = {
+# Or a teacher judges, that has learned the queries' answers: nothing is learned of a query whose positive it puts below
+# eight candidates or more, and what it puts above the positive is no negative. Nothing makes up for what is taken.
+JUDGED: dict[str, Any] = {
     "retrieve": {"dense": {"k": 30}},
-    "filters": [{"kind": "margin", "value": 2.0, "score": "teacher"}],
+    "filters": [
+        {"kind": "consistency", "n": 8, "score": "teacher"},
+        {"kind": "margin", "value": 0.0, "score": "teacher"},
+    ],
     "sample": {"strategy": "top", "score": "dense"},
     "has_teacher": True,
 }
@@ -84,8 +87,7 @@ STRATEGIES = {
     "raymine, rounds, first judged": Strategy(**FIRST_JUDGED, rounds=ROUNDS),
     MASKED: Strategy(**FILTERED, rounds=ROUNDS, is_masked=True),
     PAIRS: Strategy(**DRAWN, rounds=2 * ROUNDS, is_masked=True, group_size=2),
-    "raymine, teacher's margin": Strategy(**TEACHER),
-    "raymine, teacher's margin, distilled": Strategy(**TEACHER, is_distilled=True),
+    "raymine, judged by a teacher": Strategy(**JUDGED),
     # A teacher scores all that is left of the candidates: 1.1 million pairs of all rounds' queries with DEPTH.
     "raymine, rounds, distilled": Strategy(
         **{**FILTERED, "retrieve": {"dense": {"k": 30}, "random": {"k": 10}}},
