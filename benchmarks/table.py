@@ -140,6 +140,7 @@ def tables(folder: Path = RESULTS) -> dict[str, str]:
         "training": gains(result("training_gain"), ("static", "transformer")),
         "further epoch": gains(result("training_gain"), ("static-further",), with_ratios=True),
         "unseen": gains(result("training_gain_dev"), ("static", "transformer")),
+        "all questions": gains(result("training_gain_all"), ("static", "transformer")),
         "speed": speed(folder),
     }
 

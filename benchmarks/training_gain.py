@@ -6,7 +6,8 @@
         --strategies random naive "sentence-transformers, relative margin" raymine "raymine, rounds, masked" \\
         "raymine, ten rounds, pairs, drawn"
     python benchmarks/training_gain.py --data ../shared/data --questions dev --sets squad --batch-sizes 1024 \\
-        --strategies naive raymine "raymine, first judged" "raymine, rounds" "raymine, rounds, first judged"
+        --strategies naive raymine "raymine, first judged" "raymine, rounds" "raymine, rounds, first judged" \\
+        "raymine, judged by a teacher"
 
 Every strategy starts from an embedder that has learned, by in-batch negatives only, from other queries than those that
 negatives are mined for (10,000 at most, three quarters of the set's): a static one from a third as many, a transformer
